@@ -1,0 +1,305 @@
+//! What the rest of the tail may ask of the shards. Everything here may be called from any thread.
+
+use super::access::Access;
+use super::driver;
+use crate::limits::SHARD_EVENTS_MAX;
+use crate::mailbox::{self, Letter, MailboxSender};
+use crate::ring::probe::ProbeError;
+use spine::id::DiscNumber;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::thread::JoinHandle;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+/// How to start the shards.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardConfig {
+    /// How many shard threads; `None` is one for each core that this process may use.
+    pub shards_count: Option<usize>,
+}
+
+/// A disc to be served. The shard owns all of it until [`Shards::close`].
+#[derive(Debug)]
+pub struct OpenDisc {
+    /// Its number; a number is open at most once.
+    pub number: DiscNumber,
+    /// The data file, open for reading and writing, and locked by the caller through this very open
+    /// file description: its I/O holds the lock (safety rule 10). Its length must be `size_bytes`.
+    pub data: File,
+    /// The size that clients see, in bytes.
+    pub size_bytes: u64,
+    /// Bound and listening. The shard does all accepting, and shuts it down at the close.
+    pub listener: TcpListener,
+    /// Who may use the disc.
+    pub access: Access,
+    /// This tail's own storage address. A client whose source is the disc's own address is this
+    /// machine, and counts as this address (safety rule 12).
+    pub own_address: IpAddr,
+    /// An fsync of this disc failed before and nobody has put it right: FLUSH and FUA answer EIO from
+    /// the start (safety rule 17).
+    pub sync_failed: bool,
+}
+
+/// What the shards say unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardEvent {
+    /// An fsync failed; FLUSH and FUA answer EIO until the disc is opened again with `sync_failed`
+    /// false. It belongs into the sidecar (safety rule 17).
+    SyncFailed {
+        /// The disc.
+        number: DiscNumber,
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// Our code panicked while it handled this disc. Its clients are cut off and it accepts none until
+    /// it is closed, which waits for its I/O, and opened again.
+    Panicked {
+        /// The disc.
+        number: DiscNumber,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// Why the shards did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The kernel lacks something that is required.
+    #[error("this kernel cannot run tail-nbd")]
+    Probe(#[from] ProbeError),
+    /// A thread or a descriptor was not to be had.
+    #[error("shard {shard}: {what}")]
+    Os {
+        /// Which shard, counted from 0.
+        shard: usize,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a shard refused an order.
+#[derive(Debug, Error)]
+pub enum ShardError {
+    /// No such disc is open.
+    #[error("disc {0} is not open")]
+    NotOpen(DiscNumber),
+    /// The number is open already.
+    #[error("disc {0} is open already")]
+    AlreadyOpen(DiscNumber),
+    /// A named limit is reached.
+    #[error("disc {number}: the limit {limit} is reached")]
+    Full {
+        /// The disc.
+        number: DiscNumber,
+        /// The limit's name in `limits.rs`.
+        limit: &'static str,
+    },
+    /// Another resize or close of this disc is still under way, or it panicked and must be closed first.
+    #[error("disc {0} is busy")]
+    Busy(DiscNumber),
+    /// The operating system failed.
+    #[error("disc {number}: {what}")]
+    Os {
+        /// The disc.
+        number: DiscNumber,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The shard's thread has ended.
+    #[error("the shard of disc {0} has stopped")]
+    Stopped(DiscNumber),
+}
+
+/// One client of a disc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientStatus {
+    /// Where it connects from.
+    pub peer: IpAddr,
+    /// True when it has been let in: the negotiation is over.
+    pub attached: bool,
+    /// Requests being worked on now.
+    pub requests_in_flight_count: u32,
+}
+
+/// Totals since the disc was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscCounters {
+    /// READ requests answered.
+    pub reads_count: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// WRITE requests answered.
+    pub writes_count: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// FLUSH requests answered, and writes with FUA.
+    pub flushes_count: u64,
+    /// TRIM and WRITE_ZEROES requests answered.
+    pub zeroes_count: u64,
+    /// Requests answered with an error.
+    pub errors_count: u64,
+    /// Clients refused by the access of the disc.
+    pub refused_count: u64,
+}
+
+/// A disc as its shard sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscStatus {
+    /// Its number.
+    pub number: DiscNumber,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its clients, negotiated or not.
+    pub clients: Vec<ClientStatus>,
+    /// What it has done.
+    pub counters: DiscCounters,
+    /// See [`ShardEvent::SyncFailed`].
+    pub sync_failed: bool,
+    /// See [`ShardEvent::Panicked`].
+    pub panicked: bool,
+}
+
+/// A shard and its discs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Its discs, by number.
+    pub discs: Vec<DiscStatus>,
+    /// Turns of the loop since the start.
+    pub turns_count: u64,
+    /// Requests and connections that wait for a buffer now.
+    pub waiting_count: usize,
+}
+
+/// The running shards. Dropping it stops them as [`Shards::stop`] does, without waiting.
+#[derive(Debug)]
+pub struct Shards {
+    shards: Vec<Running>,
+    features: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    mailbox: MailboxSender,
+    thread: JoinHandle<()>,
+}
+
+impl Shards {
+    /// Probes the kernel and starts one pinned thread with a ring of its own for each shard. The
+    /// second value is where the shards say what nobody asked (the receiver may be dropped).
+    ///
+    /// # Errors
+    /// When the kernel lacks a required feature (the error names it), or a thread cannot be had.
+    pub fn start(config: ShardConfig) -> Result<(Self, mpsc::Receiver<ShardEvent>), StartError> {
+        let cores = driver::allowed_cores();
+        let shards_count = config.shards_count.unwrap_or(cores.len()).max(1);
+        let (events, receiver) = mpsc::channel(SHARD_EVENTS_MAX);
+        let mut shards = Vec::with_capacity(shards_count);
+        let mut features = String::new();
+        for shard in 0..shards_count {
+            let os = |what| move |source| StartError::Os { shard, what, source };
+            let (mailbox, receiver) = mailbox::mailbox().map_err(os("cannot make its eventfd"))?;
+            let core = cores.get(shard % cores.len().max(1)).copied();
+            let (thread, found) = driver::spawn(shard, core, receiver, events.clone())?;
+            features = found;
+            shards.push(Running { mailbox, thread });
+        }
+        Ok((Self { shards, features }, receiver))
+    }
+
+    /// What the probe found, as a line for the log and for `tail-nbd status`.
+    pub fn features(&self) -> &str {
+        &self.features
+    }
+
+    /// Starts serving a disc.
+    ///
+    /// # Errors
+    /// When the number is open already, or a limit is reached.
+    pub async fn open(&self, disc: OpenDisc) -> Result<(), ShardError> {
+        let number = disc.number;
+        self.ask(number, |reply| Letter::Open(Box::new(disc), reply)).await
+    }
+
+    /// Replaces the access of a disc. Clients that lost their right are cut off at once. Resolves when
+    /// no I/O of theirs is in flight any more (safety rule 4).
+    ///
+    /// # Errors
+    /// When the disc is not open.
+    pub async fn set_access(&self, number: DiscNumber, access: Access) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::SetAccess(number, access, reply)).await
+    }
+
+    /// Gives the data file this length. The disc's connections are closed at a request boundary first;
+    /// the listener stays and whoever connects again sees the new size (safety rule 15). Whether
+    /// a smaller size loses data is for the caller to know.
+    ///
+    /// # Errors
+    /// When the disc is not open or busy, or the file's length cannot be set: the size stays as it was.
+    pub async fn resize(&self, number: DiscNumber, size_bytes: u64) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Resize(number, size_bytes, reply)).await
+    }
+
+    /// Stops serving a disc: no more accepting, clients are closed at a request boundary, its I/O is
+    /// waited for, the file is synced and given up (so is the lock, when nobody else holds it).
+    ///
+    /// # Errors
+    /// When the disc is not open, or the last fdatasync failed (the disc is closed nevertheless).
+    pub async fn close(&self, number: DiscNumber) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Close(number, reply)).await
+    }
+
+    /// What each shard has and has done. A shard that has stopped is left out.
+    pub async fn status(&self) -> Vec<ShardStatus> {
+        let mut statuses = Vec::with_capacity(self.shards.len());
+        for running in &self.shards {
+            let (sender, receiver) = oneshot::channel();
+            if running.mailbox.send(Letter::Status(sender)).await.is_ok()
+                && let Ok(status) = receiver.await
+            {
+                statuses.push(status);
+            }
+        }
+        statuses
+    }
+
+    /// Closes every disc as [`Shards::close`] does and ends the threads.
+    pub async fn stop(self) {
+        let mut waiting = Vec::with_capacity(self.shards.len());
+        for running in &self.shards {
+            let (sender, receiver) = oneshot::channel();
+            if running.mailbox.send(Letter::Stop(sender)).await.is_ok() {
+                waiting.push(receiver);
+            }
+        }
+        for receiver in waiting {
+            // An error says that the thread has ended, which is what is wanted.
+            let _ = receiver.await;
+        }
+        for running in self.shards {
+            let joined = tokio::task::spawn_blocking(move || running.thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("a shard's thread ended with a panic");
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        number: DiscNumber,
+        letter: impl FnOnce(oneshot::Sender<Result<(), ShardError>>) -> Letter,
+    ) -> Result<(), ShardError> {
+        let (sender, receiver) = oneshot::channel();
+        let shard = number.0 % self.shards.len() as u64;
+        let running = &self.shards[usize::try_from(shard).expect("it is less than a usize")];
+        running.mailbox.send(letter(sender)).await.map_err(|_| ShardError::Stopped(number))?;
+        receiver.await.unwrap_or(Err(ShardError::Stopped(number)))
+    }
+}
