@@ -12,6 +12,7 @@
 //! * [`transport`]: the only part that does I/O: tokio moves the bytes.
 //! * [`api`]: the shapes of the brain's public HTTP API, shared with `bigv`.
 //! * [`address`]: a disc's address computed from its number (R037).
+//! * [`fuzz`]: what must hold whatever a peer sends.
 //! * [`secret`], [`limits`], [`size`], [`spec`]: what the rest is made of.
 //!
 //! Deliberately absent: policy. What is done about a resource is the business of the brain, the
@@ -21,6 +22,7 @@
 pub mod address;
 pub mod api;
 pub mod frame;
+pub mod fuzz;
 pub mod id;
 pub mod limits;
 pub mod message;
