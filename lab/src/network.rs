@@ -76,14 +76,15 @@ fn make_commands(plan: &Plan) -> Vec<Vec<String>> {
 
 /// Snooping is off because neighbour discovery is multicast and nobody here queries for listeners.
 fn bridge_commands(namespace: &str, name: &str) -> [Vec<String>; 2] {
-    let add = ["-n", namespace, "link", "add", name, "type", "bridge", "stp_state", "0", "mcast_snooping", "0"];
+    let add = ["-n", namespace, "link", "add", "name", name, "type", "bridge", "stp_state", "0", "mcast_snooping", "0"];
     [words(&add), words(&["-n", namespace, "link", "set", name, "up"])]
 }
 
 fn cable_commands(switch: &str, namespace: &str, node: Node, interface: &Interface) -> Vec<Vec<String>> {
     let name = interface.lan.interface();
     let port = switch_port(node, interface.lan);
-    let add = ["link", "add", &name, "netns", namespace, "type", "veth", "peer", "name", &port, "netns", switch];
+    let add =
+        ["link", "add", "name", &name, "netns", namespace, "type", "veth", "peer", "name", &port, "netns", switch];
     let mut commands =
         vec![words(&add), words(&["-n", switch, "link", "set", &port, "master", interface.lan.name(), "up"])];
     if let Some(bridge) = interface.bridge {
@@ -136,7 +137,7 @@ mod tests {
         has("-n lab-head1 route add fd00:b16:0:d::/64 dev storage0");
         has("-n lab-head1 link set public0 master br-public");
         has("-n lab-switch link set head1-public master public up");
-        has("link add storage0 netns lab-tail1 type veth peer name tail1-storage netns lab-switch");
+        has("link add name storage0 netns lab-tail1 type veth peer name tail1-storage netns lab-switch");
         has("-n lab-customer addr add 10.16.3.2/24 dev mgmt0");
     }
 }
