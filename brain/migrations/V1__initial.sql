@@ -5,7 +5,8 @@
 CREATE TABLE cluster (
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     id         uuid NOT NULL,
-    epoch      bigint NOT NULL DEFAULT 0
+    epoch      bigint NOT NULL DEFAULT 0,
+    epoch_seen bigint NOT NULL DEFAULT 0        -- the highest that a node has told of: `take-over` goes above it
 );
 
 -- Who pays, who logs in, who may do what ---------------------------------------------------------
@@ -57,10 +58,12 @@ CREATE TABLE virtual_machines (
     status_reason           text,
     status_since            timestamptz NOT NULL DEFAULT now(),
     created_at              timestamptz NOT NULL DEFAULT now(),
-    deleted_at              timestamptz
+    deleted_at              timestamptz,
+    purged_at               timestamptz,        -- to be gone for good: for users it is; the row goes when nothing is left
+    CHECK (purged_at IS NULL OR deleted_at IS NOT NULL)
 );
 -- A deleted VM keeps its name until it is purged, so that it can be brought back.
-CREATE UNIQUE INDEX virtual_machines_name ON virtual_machines (group_id, name);
+CREATE UNIQUE INDEX virtual_machines_name ON virtual_machines (group_id, name) WHERE purged_at IS NULL;
 
 CREATE TABLE privileges (
     id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -140,6 +143,7 @@ CREATE TABLE discs (
     made                boolean NOT NULL DEFAULT false, -- the tail has said that it is durable
     image               text,                   -- to be written onto it; null when there is nothing to write
     image_ordered       boolean NOT NULL DEFAULT false, -- the tail has it in its books
+    shrink_forced       boolean NOT NULL DEFAULT false, -- a smaller size_mib may cut off data; cleared when done
     status_state        text NOT NULL DEFAULT 'waiting',
     status_reason       text,
     status_progress     integer,

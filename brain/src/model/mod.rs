@@ -1,0 +1,3 @@
+//! Rules without I/O, clock or SQL.
+
+pub mod network;

@@ -1,0 +1,5 @@
+//! Makes the world match the rows.
+
+mod poke;
+
+pub use poke::Poke;

@@ -1,0 +1,98 @@
+//! All the SQL there is. Functions take a transaction and return types of the model; whoever opens
+//! the transaction decides what belongs together.
+//!
+//! ```text
+//! let mut client = store.client().await?;
+//! let tx = client.transaction().await?;
+//! runs::open(&tx, …).await?;
+//! tx.commit().await?;
+//! ```
+//!
+//! * [`cluster`]: identity, epoch, the one active brain (safety rule 8).
+//! * [`nodes`], [`pools`]: heads, tails and their pools, as they reported themselves.
+//! * [`work`]: the rows of a VM as the reconciler needs them, and how it changes them.
+//! * [`events`]: what happened, to what, by whom and why.
+//! * [`purge`]: how a VM leaves for good.
+//!
+//! The schema changes only by `bigv-brain migrate`, forward; a brain refuses to run on one that it
+//! does not know (C19).
+
+pub mod events;
+pub mod purge;
+
+mod error;
+mod schema;
+
+pub use error::StoreError;
+
+use crate::limits::{DATABASE_CONNECTIONS_MAX, DATABASE_WAIT_MAX};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::{Config, NoTls};
+
+/// A connection from the pool: `client.transaction().await?` starts a transaction.
+pub type Client = deadpool_postgres::Client;
+
+/// The database.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    config: Config,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("database", &self.config.get_dbname()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Prepares a pool of connections; none is made before it is needed.
+    ///
+    /// # Errors
+    /// When the pool cannot be set up.
+    pub fn new(mut config: Config) -> Result<Self, StoreError> {
+        if config.get_application_name().is_none() {
+            config.application_name("bigv-brain");
+        }
+        let manager =
+            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(DATABASE_CONNECTIONS_MAX)
+            .wait_timeout(Some(DATABASE_WAIT_MAX))
+            .create_timeout(Some(DATABASE_WAIT_MAX))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Pool(error.to_string()))?;
+        Ok(Self { pool, config })
+    }
+
+    /// A connection from the pool.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or all connections are busy for too long.
+    pub async fn client(&self) -> Result<Client, StoreError> {
+        self.pool.get().await.map_err(|error| StoreError::Pool(error::chain(&error)))
+    }
+
+    /// Where the database is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Brings the schema up to this build's version; returns what was applied.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or a migration fails: then nothing of it is kept.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        schema::migrate(&self.config).await
+    }
+
+    /// Checks that the schema is one this build can work with.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] says what to do.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        schema::check(&client).await
+    }
+}
