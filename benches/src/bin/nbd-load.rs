@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use benches::load::{self, plan};
 use clap::Parser;
 use spine::size::SizeMib;
-use std::{io::Write, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 /// Loads an NBD server with requests and prints rate, latency and processor time.
 #[derive(Debug, Parser)]
@@ -57,7 +57,18 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; the exit code then has to do.
+            let _ = writeln!(std::io::stderr(), "nbd-load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments = Arguments::parse();
     let span_bytes = arguments.span.map(|span| span.bytes().context("the span is too big")).transpose()?;
     let config = load::Config {
