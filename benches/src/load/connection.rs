@@ -63,6 +63,7 @@ pub struct Connection {
     payload_left: usize,
     interval: Option<Duration>,
     next_due: Instant,
+    stopping: bool,
 }
 
 impl AsFd for Connection {
@@ -93,6 +94,7 @@ impl Connection {
             payload_left: 0,
             interval: None,
             next_due: Instant::now(),
+            stopping: false,
         })
     }
 
@@ -123,6 +125,16 @@ impl Connection {
         !self.outgoing.is_empty()
     }
 
+    /// Makes no further requests; those in flight go on.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// True when nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     /// Says goodbye; the server's answer is not waited for.
     pub fn disconnect(&mut self) {
         // The run is over and measured: a server that is gone already does not matter any more.
@@ -130,6 +142,9 @@ impl Connection {
     }
 
     fn fill(&mut self) {
+        if self.stopping {
+            return;
+        }
         let now = Instant::now();
         while let Some(slot) = self.free.last().copied() {
             let counts_from = match self.interval {

@@ -51,6 +51,8 @@ pub struct Config {
 
 /// Longest sleep when nothing is due: the ends of warm-up and run are met this exactly.
 const POLL_MAX: Duration = Duration::from_millis(10);
+/// How long the last requests may take to come back.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the load to its end.
 ///
@@ -97,10 +99,30 @@ pub fn run(config: &Config) -> Result<Report> {
         }
     }
     report.stop(Instant::now(), config.server_pid)?;
-    for connection in &mut connections {
-        connection.disconnect();
-    }
+    finish(&mut connections, &mut report)?;
     Ok(report)
+}
+
+/// Lets what is in flight come back, uncounted, then says goodbye: some servers do not survive a
+/// client that leaves in the middle.
+fn finish(connections: &mut [Connection], report: &mut Report) -> Result<()> {
+    let deadline = Instant::now() + DRAIN_DEADLINE;
+    connections.iter_mut().for_each(Connection::stop);
+    while !connections.iter().all(Connection::is_idle) {
+        let now = Instant::now();
+        if now >= deadline {
+            bail!("requests were still in flight {DRAIN_DEADLINE:?} after the last was sent");
+        }
+        let mut progressed = false;
+        for connection in connections.iter_mut() {
+            progressed |= connection.turn(report, false)?;
+        }
+        if !progressed {
+            wait(connections, now)?;
+        }
+    }
+    connections.iter_mut().for_each(Connection::disconnect);
+    Ok(())
 }
 
 /// Sleeps until a socket is ready or the next request is due.
