@@ -15,6 +15,7 @@
 //! * [`reconcile`]: compares rows with nodes and acts on the difference.
 //! * [`model`]: pure rules: placement, networks.
 //! * [`embedded`]: a private PostgreSQL for a lab or a single machine.
+//! * [`http`], [`service`], [`auth`]: the public API: requests, use cases, who may do what.
 //! * [`config`], [`limits`], [`activation`]: what the rest starts from.
 //!
 //! Invariants: intent is durable before anything is ordered; no decision is taken about a node that
@@ -22,8 +23,12 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod embedded;
 pub mod fleet;
 pub mod limits;
 pub mod model;
 pub mod reconcile;
 pub mod store;
+pub mod auth;
+pub mod http;
+pub mod service;

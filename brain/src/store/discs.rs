@@ -58,7 +58,7 @@ pub struct DiscRow<'a> {
 /// Writes a new disc behind the VM's others and returns its number. The caller has locked the VM.
 ///
 /// # Errors
-/// When the label is taken (see [`StoreError::is_duplicate`]), or the database fails.
+/// When the label is taken (see [`StoreError::constraint`]), or the database fails.
 pub async fn insert(tx: &Transaction<'_>, disc: &DiscRow<'_>) -> Result<i64, StoreError> {
     let sql = "INSERT INTO discs (virtual_machine_id, position, label, size_mib, grade, image) \
          VALUES ($1, (SELECT coalesce(max(position) + 1, 0) FROM discs \
@@ -69,13 +69,13 @@ pub async fn insert(tx: &Transaction<'_>, disc: &DiscRow<'_>) -> Result<i64, Sto
     Ok(row.get(0))
 }
 
-/// Gives a disc another label and size.
+/// Gives a disc another label and size. Only with `shrink_forced` may a smaller size cut off data.
 ///
 /// # Errors
 /// When the label is taken, or the database fails.
-pub async fn update(tx: &Transaction<'_>, disc: &Disc) -> Result<(), StoreError> {
-    let sql = "UPDATE discs SET label = $2, size_mib = $3 WHERE id = $1";
-    tx.execute(sql, &[&disc.id, &disc.label, &disc.size_mib]).await?;
+pub async fn update(tx: &Transaction<'_>, disc: &Disc, shrink_forced: bool) -> Result<(), StoreError> {
+    let sql = "UPDATE discs SET label = $2, size_mib = $3, shrink_forced = $4 WHERE id = $1";
+    tx.execute(sql, &[&disc.id, &disc.label, &disc.size_mib, &shrink_forced]).await?;
     Ok(())
 }
 

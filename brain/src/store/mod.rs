@@ -13,17 +13,30 @@
 //! * [`work`]: the rows of a VM as the reconciler needs them, and how it changes them.
 //! * [`events`]: what happened, to what, by whom and why.
 //! * [`purge`]: how a VM leaves for good.
+//! * [`accounts`], [`groups`], [`users`], [`privileges`], [`sessions`], [`virtual_machines`], [`discs`], [`nics`],
+//!   [`addresses`], [`capacity`]: what the API reads and writes.
 //!
 //! The schema changes only by `bigv-brain migrate`, forward; a brain refuses to run on one that it
 //! does not know (C19).
 
+pub mod accounts;
+pub mod addresses;
+pub mod capacity;
+pub mod discs;
 pub mod events;
+pub mod groups;
+pub mod nics;
+pub mod privileges;
 pub mod purge;
+pub mod sessions;
+pub mod users;
+pub mod virtual_machines;
 
 mod error;
 mod schema;
+mod select;
 
-pub use error::StoreError;
+pub use error::{StoreError, chain};
 
 use crate::limits::{DATABASE_CONNECTIONS_MAX, DATABASE_WAIT_MAX};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};

@@ -1,9 +1,6 @@
 //! Virtual machines: what the API reads and what it wants of them.
 //!
-//! A VM's row goes through three states: alive; deleted (`deleted_at` set: off, and it can be
-//! brought back); purged (`purged_at` set: its name is free at once, its discs are marked for
-//! removal). The addresses of a purged VM are given back when no run of it is open any more, since
-//! until then a guest may still use them; its row goes when its discs have gone too.
+//! A purged VM ([`super::purge`]) does not exist here, although its row stays for a while.
 
 use super::{StoreError, select};
 use crate::model::{
@@ -121,7 +118,7 @@ pub struct VmRow<'a> {
 /// Writes a new VM and returns its number.
 ///
 /// # Errors
-/// When the name is taken (see [`StoreError::is_duplicate`]), or the database fails.
+/// When the name is taken (see [`StoreError::constraint`]), or the database fails.
 pub async fn insert(tx: &Transaction<'_>, vm: &VmRow<'_>) -> Result<i64, StoreError> {
     let sql = "INSERT INTO virtual_machines (group_id, name, cores, memory_mib, power_on, autoreboot_on, cdrom_url, \
          keymap, hardware_profile, hardware_profile_locked, zone_name, management_address, management_ssh_keys, \
@@ -206,49 +203,4 @@ pub async fn delete(tx: &Transaction<'_>, id: i64) -> Result<(), StoreError> {
 pub async fn undelete(tx: &Transaction<'_>, id: i64) -> Result<(), StoreError> {
     tx.execute("UPDATE virtual_machines SET deleted_at = NULL WHERE id = $1 AND purged_at IS NULL", &[&id]).await?;
     Ok(())
-}
-
-/// Purges a VM: it is gone for the API, its name is free, its discs are to be removed. What it holds
-/// is given back by [`finish_purges`].
-///
-/// # Errors
-/// When the database fails.
-pub async fn purge(tx: &Transaction<'_>, id: i64, reason: &str) -> Result<(), StoreError> {
-    delete(tx, id).await?;
-    tx.execute("UPDATE virtual_machines SET purged_at = coalesce(purged_at, now()) WHERE id = $1", &[&id]).await?;
-    tx.execute(
-        "UPDATE discs SET remove_reason = $2 WHERE virtual_machine_id = $1 AND remove_reason IS NULL",
-        &[&id, &reason],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Gives back the addresses of purged VMs of which no run is open, and drops the rows of those
-/// whose discs are gone too. Returns how many rows went. May be called at any time.
-///
-/// # Errors
-/// When the database fails.
-pub async fn finish_purges(tx: &Transaction<'_>) -> Result<u64, StoreError> {
-    const IDLE: &str = "SELECT v.id FROM virtual_machines v WHERE v.purged_at IS NOT NULL \
-         AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.virtual_machine_id = v.id AND r.state <> 'ended')";
-    tx.execute(
-        &format!(
-            "DELETE FROM ip_addresses i USING nics n WHERE n.id = i.nic_id AND n.virtual_machine_id IN ({IDLE})"
-        ),
-        &[],
-    )
-    .await?;
-    tx.execute(&format!("DELETE FROM nics WHERE virtual_machine_id IN ({IDLE})"), &[]).await?;
-    tx.execute(
-        &format!(
-            "UPDATE virtual_machines SET management_address = NULL \
-             WHERE management_address IS NOT NULL AND id IN ({IDLE})"
-        ),
-        &[],
-    )
-    .await?;
-    let gone = format!("{IDLE} AND NOT EXISTS (SELECT 1 FROM discs d WHERE d.virtual_machine_id = v.id)");
-    tx.execute(&format!("DELETE FROM runs WHERE virtual_machine_id IN ({gone})"), &[]).await?;
-    Ok(tx.execute(&format!("DELETE FROM virtual_machines WHERE id IN ({gone})"), &[]).await?)
 }
