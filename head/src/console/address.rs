@@ -116,8 +116,9 @@ async fn add(handle: &Handle, index: u32, address: IpAddr) -> Result<(), rtnetli
         let attributes = &mut request.message_mut().attributes;
         attributes.push(AddressAttribute::CacheInfo(life));
         // During a move both heads may have it for a moment: detection of duplicates would leave
-        // the new one without.
-        attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        // the new one without. No route to the prefix: it would be one to the address itself, and
+        // for a moment the kernel would look for it on the wire.
+        attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
     }
     request.execute().await
 }

@@ -38,7 +38,13 @@ fn r109_the_address_is_put_up_announced_and_taken_down() {
             config.interface = Some("mgmt0".into());
             let console = Console::start(config).await.unwrap_or_else(|error| panic!("{address}: {error:?}"));
             assert!(ip("address show dev mgmt0").contains(&format!("{address}/{bits}")), "R109: {address} is up");
-            within(TcpStream::connect((address, 22))).await.expect("it answers");
+            let answers = async {
+                // The kernel makes an IPv6 address usable a moment after it has confirmed it.
+                while TcpStream::connect((address, 22)).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            within(answers).await;
 
             let announced = async {
                 loop {
