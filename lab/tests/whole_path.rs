@@ -1,0 +1,436 @@
+//! The whole path on one machine: what a customer types, through the brain, a head and two tails, to a guest's
+//! prompt; then each of the parts is broken, and the guest goes on.
+//!
+//! One lab is shared by all steps, which run in the order in which they are listed: a test binary with a runner
+//! of its own. `cargo test -p lab --test whole_path` runs it; the programs and the disc image must be built
+//! (`scripts/test` does). With an argument, only steps whose names contain it run, after the first two.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a test runner")]
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{
+    harness::{self, Conversation, TestLab},
+    plan::Node,
+    process::{self, Record},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::{
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+/// A guest boots in 10 to 22 s without KVM on an idle machine; a busy one takes its time.
+const BOOT: Duration = Duration::from_secs(120);
+/// The brain's and the nodes' reactions: reconnects, a reconciler's turn.
+const REACTION: Duration = Duration::from_secs(60);
+
+type Step = fn(&TestLab) -> Result<()>;
+
+const STEPS: &[(&str, Step)] = &[
+    ("r179_up_brings_a_cluster", up),
+    ("r001_vm_new_makes_a_machine", vm_new),
+    ("r137_console_gives_a_login_prompt", console_login),
+    ("r108_guest_sees_its_discs_with_sizes_and_serials", guest_sees_discs),
+    ("r037_disc_addresses_follow_from_their_numbers", disc_addresses),
+    ("r117_a_client_without_the_key_is_refused", stranger_is_refused),
+    ("r014_list_and_show_say_the_same", list_and_show),
+    ("r036_a_killed_tail_is_a_pause", tail_killed),
+    ("r177_guests_go_on_without_the_brain", brain_killed),
+    ("r186_a_restarted_head_adopts_its_guests", head_killed),
+    ("r056_a_crashed_guest_is_started_again", guest_crashed),
+    ("r087_a_disc_grows_under_a_running_guest", disc_grows),
+    ("r050_disc_new_and_list", disc_new),
+    ("r001_shutdown_start_restart_stop", power),
+    ("r001_vm_delete_and_purge_free_the_discs", delete),
+    ("r179_down_leaves_no_trace", down),
+];
+
+/// These are what every other step stands on.
+const NEEDED_FIRST: usize = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        // Runners that start each test in a process of its own have nothing to run here.
+        return ExitCode::SUCCESS;
+    }
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    println!("\nrunning {} tests", STEPS.len());
+    if let Some(reason) = harness::missing() {
+        eprintln!("skipped: whole_path: {reason}");
+        println!("\ntest result: ok. 0 passed; 0 failed; {} ignored", STEPS.len());
+        return ExitCode::SUCCESS;
+    }
+    let lab = match TestLab::new() {
+        Ok(lab) => lab,
+        Err(error) => {
+            println!("test result: FAILED. 0 passed; 1 failed; 0 ignored: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (passed, failed, ignored) = run(&lab, wanted.map(String::as_str));
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(lab: &TestLab, wanted: Option<&str>) -> (usize, usize, usize) {
+    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
+    for (index, (name, step)) in STEPS.iter().enumerate() {
+        let needed = index < NEEDED_FIRST;
+        if !needed && wanted.is_some_and(|wanted| !name.contains(wanted)) {
+            ignored += 1;
+            continue;
+        }
+        let start = Instant::now();
+        match step(lab) {
+            Ok(()) => {
+                passed += 1;
+                println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                failed += 1;
+                println!("test {name} ... FAILED ({:.1} s)\n{error:?}\n{}", start.elapsed().as_secs_f64(), lab.logs());
+                if needed {
+                    return (passed, failed, ignored + STEPS.len() - index - 1);
+                }
+            }
+        }
+    }
+    (passed, failed, ignored)
+}
+
+fn up(lab: &TestLab) -> Result<()> {
+    let said = lab.up()?;
+    ensure!(said.contains("bigv") && said.contains("vm new web1"), "`up` does not say what to type next: {said}");
+    let said = lab.up()?;
+    ensure!(said.contains("is up already"), "`up` twice: {said}");
+    Ok(())
+}
+
+fn vm_new(lab: &TestLab) -> Result<()> {
+    let said = bigv(lab, &["vm", "new", "web1", "--vm-distribution", "tiny", "--vm-discs", "sata:1GB,ssd:2GB"])?;
+    ensure!(said.contains("web1"), "it does not show the machine: {said}");
+    let vm = vm(lab)?;
+    ensure!(vm["power_on"] == true && vm["head"].is_string(), "it does not run: {vm}");
+    ensure!(guest(lab)?.is_some(), "no qemu process");
+    Ok(())
+}
+
+fn console_login(lab: &TestLab) -> Result<()> {
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    ensure!(console.run("echo $((6 * 7))")?.contains("42"), "the shell does not answer");
+    // Several viewers at once, and the last of what was said is shown to the new one.
+    let mut second = Console::open(lab)?;
+    second.0.expect("42", REACTION).context("the second viewer does not see what was said before")?;
+    Ok(())
+}
+
+fn guest_sees_discs(lab: &TestLab) -> Result<()> {
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    for (disc, bytes) in [("vda", 1u64 << 30), ("vdb", 2 << 30)] {
+        let size = console.run(&format!("cat /sys/block/{disc}/size"))?;
+        ensure!(size.trim() == (bytes / 512).to_string(), "{disc} has {size:?} sectors");
+        let serial = console.run(&format!("cat /sys/block/{disc}/serial"))?;
+        ensure!(!serial.trim().is_empty(), "{disc} has no serial");
+    }
+    // Written to the second disc, looked for after each accident.
+    console.run("echo remember me | dd of=/dev/vdb bs=512 conv=sync,fsync 2>/dev/null; sync")?;
+    console.remembers()
+}
+
+fn disc_addresses(lab: &TestLab) -> Result<()> {
+    let mut addresses = Vec::new();
+    for tail in [1, 2] {
+        let shown =
+            process::run(&mut lab.on(Node::Tail(tail), "ip", &["-6", "-o", "addr", "show", "dev", "storage0"]))?;
+        addresses.extend(disc_addresses_in(&shown));
+    }
+    addresses.sort();
+    ensure!(addresses == ["fd00:b16:0:d::1", "fd00:b16:0:d::2"], "{addresses:?}");
+    Ok(())
+}
+
+fn stranger_is_refused(lab: &TestLab) -> Result<()> {
+    if process::output("nbdinfo", &["--version"]).is_err() {
+        println!("skipped: stranger_is_refused: nbdinfo is not installed");
+        return Ok(());
+    }
+    let head = running_head(lab)?;
+    let other = if head == 1 { 2 } else { 1 };
+    for from in [head, other] {
+        for export in ["", "guess", "00000000000000000000000000000000"] {
+            let address = format!("nbd://[fd00:b16:0:d::1]/{export}");
+            let tried = process::run(&mut lab.on(Node::Head(from), "nbdinfo", &["--size", &address]));
+            ensure!(tried.is_err(), "head{from} was let in with the export name {export:?}: {tried:?}");
+        }
+        let listed = process::run(&mut lab.on(Node::Head(from), "nbdinfo", &["--list", "nbd://[fd00:b16:0:d::1]"]));
+        let shown = listed.unwrap_or_else(|error| error.to_string());
+        ensure!(
+            !shown.contains("export=\"") || shown.contains("export=\"\""),
+            "a key is listed to head{from}: {shown}"
+        );
+    }
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    console.remembers().context("the strangers disturbed the guest")
+}
+
+fn list_and_show(lab: &TestLab) -> Result<()> {
+    let list = bigv(lab, &["vm", "list"])?;
+    ensure!(list.contains("web1"), "{list}");
+    let shown = bigv(lab, &["vm", "show", "web1"])?;
+    let vm = vm(lab)?;
+    let hostname = vm["hostname"].as_str().context("no hostname")?;
+    ensure!(hostname == "web1.default.lab.lab.bigv.example", "R155: {hostname}");
+    ensure!(shown.contains(hostname), "{shown}");
+    let discs = json(lab, &["disc", "list", "web1"])?;
+    let sizes: Vec<_> = discs.as_array().context("not a list")?.iter().map(|disc| disc["size"].clone()).collect();
+    ensure!(sizes == [1024, 2048], "{discs}");
+    let missing = lab.bigv(&["vm", "show", "nobody"]).output()?;
+    ensure!(missing.status.code() == Some(156), "a machine that is not there: {missing:?}");
+    Ok(())
+}
+
+fn tail_killed(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    for tail in [1, 2] {
+        lab.kill(Node::Tail(tail))?;
+        lab.start(Node::Tail(tail))?;
+    }
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    // It reconnects after 1, 2, 4 … seconds; nothing comes from the guest's cache.
+    console.run("echo 3 > /proc/sys/vm/drop_caches")?;
+    console.remembers()?;
+    console.run("echo more | dd of=/dev/vdb bs=512 seek=1 conv=sync,fsync 2>/dev/null; sync")?;
+    ensure!(guest(lab)? == Some(before), "the guest is another process");
+    Ok(())
+}
+
+fn brain_killed(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    let management = vm(lab)?["management_address"].as_str().context("no management address")?.to_owned();
+    lab.kill(Node::Brain)?;
+    let dead = lab.bigv(&["vm", "list"]).output()?;
+    ensure!(dead.status.code() == Some(150), "with the brain dead `bigv` says {dead:?}");
+    ensure!(before.alive(), "the guest died with the brain");
+    // The console needs no brain; its keys are on the head.
+    let mut console = Console::open_at(lab, &management)?;
+    console.log_in()?;
+    console.remembers()?;
+    lab.start(Node::Brain)?;
+    eventually("the brain sees the guest again", || Ok(vm(lab).is_ok_and(|vm| vm["head"].is_string())))?;
+    ensure!(guest(lab)? == Some(before), "the brain's return restarted the guest");
+    Ok(())
+}
+
+fn head_killed(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    let head = running_head(lab)?;
+    lab.kill(Node::Head(head))?;
+    eventually("R034: the lost head's guest is shown as such", || Ok(json(lab, &["vm", "show", "web1"]).is_ok()))?;
+    ensure!(before.alive(), "the guest died with its head's supervisor");
+    lab.start(Node::Head(head))?;
+    eventually("the head's guest is known again", || Ok(vm(lab)?["head"] == format!("head{head}")))?;
+    ensure!(guest(lab)? == Some(before), "the guest is another process");
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    console.remembers()
+}
+
+fn guest_crashed(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    before.signal(Signal::KILL);
+    eventually("another qemu runs", || Ok(guest(lab)?.is_some_and(|now| now != before)))?;
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    console.remembers()
+}
+
+fn disc_grows(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    let label = json(lab, &["disc", "list", "web1"])?[1]["label"].as_str().context("no label")?.to_owned();
+    bigv(lab, &["disc", "resize", "web1", "--disc-label", &label, "--disc-size", "3"])?;
+    let mut console = Console::open(lab)?;
+    console.log_in()?;
+    let sectors = (3u64 << 30) / 512;
+    eventually("the guest sees the new size", || {
+        Ok(console.run("cat /sys/block/vdb/size")?.trim() == sectors.to_string())
+    })?;
+    console.remembers()?;
+    ensure!(guest(lab)? == Some(before), "the guest is another process");
+    let shrunk =
+        lab.bigv(&["disc", "resize", "web1", "--disc-label", &label, "--disc-size", "1", "--force"]).output()?;
+    ensure!(!shrunk.status.success(), "R088: the disc of a running guest was shrunk");
+    Ok(())
+}
+
+fn disc_new(lab: &TestLab) -> Result<()> {
+    bigv(lab, &["disc", "new", "web1", "--disc-label", "spare", "--disc-grade", "ssd", "--disc-size", "1"])?;
+    let discs = json(lab, &["disc", "list", "web1"])?;
+    let spare = discs.as_array().and_then(|discs| discs.iter().find(|disc| disc["label"] == "spare"));
+    let spare = spare.with_context(|| format!("no such disc: {discs}"))?;
+    ensure!(spare["storage_grade"] == "ssd" && spare["size"] == 1024, "{spare}");
+    bigv(lab, &["disc", "delete", "web1", "--disc-label", "spare", "--disc-label-confirmation", "spare"])?;
+    let discs = json(lab, &["disc", "list", "web1"])?;
+    ensure!(discs.as_array().is_some_and(|discs| discs.len() == 2), "{discs}");
+    Ok(())
+}
+
+fn power(lab: &TestLab) -> Result<()> {
+    bigv(lab, &["vm", "shutdown", "web1"])?;
+    eventually("the guest shuts itself down", || Ok(guest(lab)?.is_none()))?;
+    ensure!(vm(lab)?["power_on"] == false, "it is meant to be on after a shutdown");
+    bigv(lab, &["vm", "start", "web1"])?;
+    let started = guest(lab)?.context("`vm start` came back before the guest ran")?;
+    bigv(lab, &["vm", "restart", "web1"])?;
+    eventually("another qemu runs", || Ok(guest(lab)?.is_some_and(|now| now != started)))?;
+    Console::open(lab)?.log_in()?;
+    bigv(lab, &["vm", "stop", "web1"])?;
+    eventually("no qemu runs", || Ok(guest(lab)?.is_none()))?;
+    ensure!(vm(lab)?["head"].is_null(), "it is off, and on a head: {}", vm(lab)?);
+    Ok(())
+}
+
+fn delete(lab: &TestLab) -> Result<()> {
+    bigv(lab, &["vm", "delete", "web1", "--force"])?;
+    ensure!(!bigv(lab, &["vm", "list"])?.contains("web1"), "it is still listed");
+    bigv(lab, &["vm", "undelete", "web1"])?;
+    ensure!(bigv(lab, &["vm", "list"])?.contains("web1"), "it is not listed again");
+    bigv(lab, &["vm", "purge", "web1", "--force"])?;
+    let root = lab.cluster()?.layout.root;
+    eventually("R091: the discs' files are gone", || {
+        let found =
+            process::output("find", &[&root.to_string_lossy(), "-path", "*/pools/*", "-type", "f", "-size", "+8k"])?;
+        Ok(found.is_empty())
+    })?;
+    eventually("R128: the discs' addresses are gone", || {
+        let shown = process::run(&mut lab.on(Node::Tail(1), "ip", &["-6", "-o", "addr", "show", "dev", "storage0"]))?;
+        Ok(disc_addresses_in(&shown).is_empty())
+    })
+}
+
+fn down(lab: &TestLab) -> Result<()> {
+    lab.down()?;
+    let traces = lab.traces();
+    ensure!(traces.is_empty(), "{traces:#?}");
+    Ok(())
+}
+
+/// The console of web1, as `bigv vm console` gives it.
+struct Console(Conversation);
+
+impl Console {
+    fn open(lab: &TestLab) -> Result<Self> {
+        Self::start(&mut lab.bigv(&["vm", "console", "web1"]))
+    }
+
+    /// With ssh alone, as `bigv` would call it: for when there is no brain to ask for the address.
+    fn open_at(lab: &TestLab, address: &str) -> Result<Self> {
+        let root = lab.cluster()?.layout.root;
+        let mut ssh = Command::new("ssh");
+        let proxy = format!("ProxyCommand={} %h %p", shell_words(&lab.bigv_lab("connect")));
+        ssh.args(["-o", &proxy, "-o", "StrictHostKeyChecking=no", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]);
+        ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-i"])
+            .arg(root.join("console_key"))
+            .arg(format!("admin@{address}"));
+        Self::start(&mut ssh)
+    }
+
+    fn start(command: &mut Command) -> Result<Self> {
+        Ok(Self(Conversation::start(command)?))
+    }
+
+    /// To a shell's prompt, whatever state the terminal is in: booting, at its login prompt, or logged in.
+    fn log_in(&mut self) -> Result<()> {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            self.0.send("\n")?;
+            if self.0.expect("login: ", Duration::from_secs(2)).is_ok() {
+                self.0.send("root\n")?;
+            }
+            // The answer is computed, so that the echo of the question is not taken for it.
+            self.0.send("echo ready-$((40 + 2))\n")?;
+            match self.0.expect("ready-42", Duration::from_secs(5)) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).context("no login prompt on the console");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// What a command prints.
+    fn run(&mut self, command: &str) -> Result<String> {
+        self.0.send(&format!("{{ {command}; }} | sed 's/^/<out>/'; echo done-$((40 + 3))\n"))?;
+        let said = self.0.expect("done-43", REACTION)?;
+        let lines = said.lines().filter_map(|line| line.split_once("<out>"));
+        // The echo of the command has the mark too, followed by the rest of the command.
+        let printed = lines.map(|(_, printed)| printed.trim_end()).filter(|printed| !printed.starts_with("/'"));
+        Ok(printed.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// What was written to the second disc is still there.
+    fn remembers(&mut self) -> Result<()> {
+        let found = self.run("dd if=/dev/vdb bs=512 count=1 2>/dev/null | head -n 1")?;
+        ensure!(found.contains("remember me"), "the second disc begins with {found:?}");
+        Ok(())
+    }
+}
+
+fn bigv(lab: &TestLab, words: &[&str]) -> Result<String> {
+    Ok(process::run(&mut lab.bigv(words))?)
+}
+
+fn json(lab: &TestLab, words: &[&str]) -> Result<Value> {
+    let text = bigv(lab, &[&["--output-format", "json"], words].concat())?;
+    serde_json::from_str(&text).with_context(|| format!("`bigv {}` printed {text:?}", words.join(" ")))
+}
+
+fn vm(lab: &TestLab) -> Result<Value> {
+    json(lab, &["vm", "show", "web1"])
+}
+
+/// The only qemu of the lab.
+fn guest(lab: &TestLab) -> Result<Option<Record>> {
+    let guests = [lab.guests(1)?, lab.guests(2)?].concat();
+    ensure!(guests.len() <= 1, "R132: the machine runs {} times", guests.len());
+    Ok(guests.first().copied())
+}
+
+fn running_head(lab: &TestLab) -> Result<u8> {
+    for head in [1, 2] {
+        if !lab.guests(head)?.is_empty() {
+            return Ok(head);
+        }
+    }
+    bail!("no head runs a guest")
+}
+
+fn disc_addresses_in(shown: &str) -> Vec<String> {
+    let words = shown.split_whitespace().filter_map(|word| word.strip_suffix("/128"));
+    words.filter(|address| address.starts_with("fd00:b16:0:d:")).map(str::to_owned).collect()
+}
+
+fn shell_words(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + REACTION;
+    loop {
+        let held = holds();
+        if matches!(held, Ok(true)) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return held.map(drop).and_then(|()| bail!("not within {} s: {what}", REACTION.as_secs()));
+        }
+        process::wait(process::POLL, || false);
+    }
+}
