@@ -22,13 +22,13 @@
 //! has not said all it has; a disc or VM that is not in the database is reported, never removed.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod config;
 pub mod embedded;
 pub mod fleet;
+pub mod http;
 pub mod limits;
 pub mod model;
 pub mod reconcile;
-pub mod store;
-pub mod auth;
-pub mod http;
 pub mod service;
+pub mod store;

@@ -44,8 +44,7 @@ impl Invalid {
 
     /// Adds a sentence to what is wrong with `attribute`.
     pub fn add(&mut self, attribute: &str, sentence: impl Into<String>) {
-        let complaint =
-            self.complaints.entry(attribute.to_owned()).or_insert_with(|| Complaint::Sentences(Vec::new()));
+        let complaint = self.complaints.entry(attribute.to_owned()).or_insert_with(|| Complaint::Sentences(Vec::new()));
         if let Complaint::Sentences(sentences) = complaint {
             sentences.push(sentence.into());
         }
@@ -111,7 +110,8 @@ mod tests {
         assert!(!invalid.has("discs"), "a list in order is no complaint");
         invalid.add_list("discs", vec![Invalid::default(), Invalid::of("size", "is not a number")]);
         invalid.add_list("discs", vec![Invalid::of("label", "is invalid")]);
-        let expected = Complaint::List(vec![Invalid::of("label", "is invalid"), Invalid::of("size", "is not a number")]);
+        let expected =
+            Complaint::List(vec![Invalid::of("label", "is invalid"), Invalid::of("size", "is not a number")]);
         assert_eq!(invalid.iter().find(|(name, _)| *name == "discs").unwrap().1, &expected);
         assert!(invalid.result().is_err());
         assert!(Invalid::default().result().is_ok());

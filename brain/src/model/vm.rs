@@ -206,7 +206,9 @@ pub fn check_cdrom_url(url: &str) -> Result<(), String> {
 pub fn check_sendkey(keys: &str) -> Result<String, String> {
     let parts: Vec<&str> = keys.split('-').collect();
     let word = |part: &&str| {
-        !part.is_empty() && part.len() <= 16 && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        !part.is_empty()
+            && part.len() <= 16
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     if parts.len() > 8 || !parts.iter().all(word) {
         return Err("is invalid".into());
@@ -224,7 +226,9 @@ mod tests {
         for good in ["http://a/x.iso", "https://example.org:8080/a%20b.iso?x=1", "http://[2001:db8::1]/x"] {
             assert_eq!(check_cdrom_url(good), Ok(()), "{good}");
         }
-        for bad in ["", "file:///etc/passwd", "http://", "http:///x", "http://a b", "ftp://a/x", "http://a/\n", "HTTP//"] {
+        for bad in
+            ["", "file:///etc/passwd", "http://", "http:///x", "http://a b", "ftp://a/x", "http://a/\n", "HTTP//"]
+        {
             assert!(check_cdrom_url(bad).is_err(), "{bad:?}");
         }
         assert!(check_cdrom_url(&format!("http://a/{}", "x".repeat(3000))).is_err());

@@ -29,11 +29,7 @@ pub async fn used(tx: &Transaction<'_>, first: IpAddr, last: IpAddr) -> Result<V
 ///
 /// # Errors
 /// When the database fails.
-pub async fn used_for_management(
-    tx: &Transaction<'_>,
-    first: IpAddr,
-    last: IpAddr,
-) -> Result<Vec<IpAddr>, StoreError> {
+pub async fn used_for_management(tx: &Transaction<'_>, first: IpAddr, last: IpAddr) -> Result<Vec<IpAddr>, StoreError> {
     let sql = "SELECT management_address FROM virtual_machines \
          WHERE management_address BETWEEN $1 AND $2 ORDER BY management_address";
     Ok(tx.query(sql, &[&first, &last]).await?.iter().map(|row| row.get(0)).collect())

@@ -20,9 +20,8 @@ pub struct Capacity {
 /// # Errors
 /// When the database fails.
 pub async fn read(tx: &Transaction<'_>) -> Result<Capacity, StoreError> {
-    let heads = tx
-        .query_one("SELECT max(memory_total_mib), max(cores)::bigint FROM nodes WHERE role = 'head'", &[])
-        .await?;
+    let heads =
+        tx.query_one("SELECT max(memory_total_mib), max(cores)::bigint FROM nodes WHERE role = 'head'", &[]).await?;
     let pools = tx.query("SELECT grade, max(size_mib) FROM storage_pools GROUP BY grade", &[]).await?;
     Ok(Capacity {
         memory_mib_max: heads.get(0),

@@ -63,9 +63,8 @@ pub async fn insert(tx: &Transaction<'_>, disc: &DiscRow<'_>) -> Result<i64, Sto
     let sql = "INSERT INTO discs (virtual_machine_id, position, label, size_mib, grade, image) \
          VALUES ($1, (SELECT coalesce(max(position) + 1, 0) FROM discs \
                       WHERE virtual_machine_id = $1 AND remove_reason IS NULL), $2, $3, $4, $5) RETURNING id";
-    let row = tx
-        .query_one(sql, &[&disc.virtual_machine_id, &disc.label, &disc.size_mib, &disc.grade, &disc.image])
-        .await?;
+    let row =
+        tx.query_one(sql, &[&disc.virtual_machine_id, &disc.label, &disc.size_mib, &disc.grade, &disc.image]).await?;
     Ok(row.get(0))
 }
 

@@ -44,7 +44,8 @@ pub async fn insert(
     authorized_keys: Option<&str>,
     password_hash: Option<&str>,
 ) -> Result<i64, StoreError> {
-    let sql = "INSERT INTO users (username, email, authorized_keys, password_hash) VALUES ($1, $2, $3, $4) RETURNING id";
+    let sql =
+        "INSERT INTO users (username, email, authorized_keys, password_hash) VALUES ($1, $2, $3, $4) RETURNING id";
     Ok(tx.query_one(sql, &[&username, &email, &authorized_keys, &password_hash]).await?.get(0))
 }
 

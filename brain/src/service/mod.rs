@@ -1,0 +1,37 @@
+//! The use cases of the API: one function each, and the transaction's boundary.
+//!
+//! ```text
+//!   http ─▶ service: may they? is it right? ─▶ store: one transaction ─▶ commit ─▶ poke the reconciler
+//! ```
+//!
+//! * [`accounts`], [`groups`], [`users`], [`privileges`], [`virtual_machines`], [`discs`], [`nics`]: by what they are
+//!   about; [`new_vm`] makes a VM with all that belongs to it.
+//! * [`bounds`]: checks what is asked for against what there is. [`addresses`]: gives addresses out.
+//! * [`inventory`]: what operators see of heads, tails and pools.
+//!
+//! Invariants: what fails has changed nothing; every change leaves an event with who did it (R166);
+//! no function here waits for a head or a tail, except the one that passes a signal on.
+//!
+//! Absent: HTTP, SQL, and acting on what was written: that is the reconciler's.
+
+pub mod error;
+
+pub use error::ServiceError;
+
+use crate::{auth::Gate, config::Config, fleet::Registry, reconcile::Poke, store::Store};
+use std::sync::Arc;
+
+/// What the use cases work with. Clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    /// The database.
+    pub store: Store,
+    /// Wakes the reconciler after a commit.
+    pub poke: Poke,
+    /// The connected nodes.
+    pub registry: Registry,
+    /// How the cluster is set up.
+    pub config: Arc<Config>,
+    /// Lets callers in.
+    pub gate: Gate,
+}
