@@ -1,0 +1,40 @@
+//! One file a noun: each takes what was typed and gives an [`Output`].
+
+mod account;
+mod definitions;
+mod disc;
+mod group;
+mod help;
+mod power;
+mod profile;
+mod user;
+pub mod vm;
+
+use crate::{
+    args::{self, Category, Cli},
+    context::Context,
+    error::Error,
+    output::Output,
+};
+
+/// Carries out a command.
+pub fn run(context: &Context, cli: &Cli) -> Result<Output, Error> {
+    match &cli.category {
+        None => help::run(&[]),
+        Some(Category::Vm(command)) => vm::run(context, command),
+        Some(Category::Disc(command)) => disc::run(context, command),
+        Some(Category::Group(command)) => group::run(context, command),
+        Some(Category::Account(command)) => account::run(context, command),
+        Some(Category::User(command)) => user::run(context, command),
+        Some(Category::Definitions(args)) => definitions::run(context, args),
+        Some(Category::Profile(command)) => profile::run(context, command),
+        Some(Category::Completion(args)) => completion(args),
+        Some(Category::Help(args)) => help::run(&args.topic),
+    }
+}
+
+fn completion(args: &args::CompletionArgs) -> Result<Output, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut args::root(), "bigv", &mut script);
+    Ok(Output::raw(String::from_utf8_lossy(&script).into_owned()))
+}

@@ -1,0 +1,231 @@
+//! Waiting for a VM: asks until it is as wanted, shows what it is doing, and gives up only when the
+//! time is up. Whatever ends the waiting, the operation goes on.
+
+use crate::{
+    args::WaitArgs,
+    client::{ClientError, VmPath},
+    command,
+    context::Context,
+    error::Error,
+    interrupt,
+    output::{Output, progress::Progress},
+};
+use spine::api::VirtualMachine;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long one question may stay open. The brain allows 60 s; progress is only seen between two.
+const QUESTION_S: Duration = Duration::from_secs(5);
+/// The least time between two questions, for a brain that answers at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest time between two attempts to reach a brain that is away.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// For so long a failure from before the operation is taken for old news.
+const OLD_NEWS: Duration = Duration::from_secs(10);
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// It runs.
+    Running,
+    /// It runs again, after its power was cut.
+    RunningAgain,
+    /// It is off.
+    Off,
+}
+
+/// A wait.
+pub struct Wait<'a> {
+    /// For which VM.
+    pub vm: &'a VmPath,
+    /// For what.
+    pub want: Want,
+    /// The VM as it was before the operation, to tell old news from new.
+    pub before: Option<&'a VirtualMachine>,
+    /// How long at most.
+    pub time_max: Duration,
+    /// What goes on, for the last words: `web1.default.acme is still being made`.
+    pub going_on: String,
+    /// What else may be done when the time is up.
+    pub advice: Option<String>,
+}
+
+impl Wait<'_> {
+    /// Waits as long as the options say, and shows the VM.
+    pub fn show_after(mut self, context: &Context, args: &WaitArgs) -> Result<Output, Error> {
+        if !args.no_wait {
+            self.time_max = args.wait_max.map_or(self.time_max, Duration::from_secs);
+            self.run(context)?;
+        }
+        command::vm::show(context, self.vm)
+    }
+
+    fn run(&self, context: &Context) -> Result<(), Error> {
+        let client = context.client()?;
+        let again = format!("{}; look again with `bigv vm show {}`", self.going_on, self.vm);
+        interrupt::set_note(Some(again.clone()));
+        let mut progress = Progress::new(&self.vm.vm);
+        let started = Instant::now();
+        let mut failures = 0u32;
+        let result = loop {
+            let asked = Instant::now();
+            let left = self.time_max.saturating_sub(started.elapsed());
+            match client.vm_when(self.vm, self.want.until(), QUESTION_S.min(left.max(PAUSE))) {
+                Ok(answer) => {
+                    failures = 0;
+                    match judge(self.want, self.before, &answer.value, started.elapsed()) {
+                        Verdict::Reached => break Ok(()),
+                        Verdict::Failed(reason) => break Err(Error::Failed(format!("{}: {reason}", self.vm))),
+                        Verdict::NotYet { text, percent } => progress.show(&text, percent),
+                    }
+                }
+                Err(error) if error.is_passing() => {
+                    failures += 1;
+                    progress.show(&format!("{error}; trying again"), None);
+                }
+                Err(error) => break Err(self.explain(error)),
+            }
+            if started.elapsed() >= self.time_max {
+                let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
+                break Err(Error::StillGoing(format!(
+                    "waited {} s, the last news was: {}. {again}{advice}",
+                    self.time_max.as_secs(),
+                    progress.last()
+                )));
+            }
+            let pause = (PAUSE * 2u32.pow(failures.min(5).saturating_sub(1))).min(PAUSE_MAX);
+            thread::sleep(pause.saturating_sub(asked.elapsed()));
+        };
+        progress.finish();
+        interrupt::set_note(None);
+        result
+    }
+
+    fn explain(&self, error: ClientError) -> Error {
+        match error {
+            ClientError::NotFound { .. } => Error::Failed(format!("{} was deleted meanwhile", self.vm)),
+            other => other.into(),
+        }
+    }
+}
+
+impl Want {
+    fn until(self) -> &'static str {
+        match self {
+            Self::Running | Self::RunningAgain => "running",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The VM's state: the brain's word, or what follows from the rest for a brain that has none.
+pub fn state(vm: &VirtualMachine) -> &str {
+    match &vm.status {
+        Some(status) => &status.state,
+        None if vm.deleted => "deleted",
+        None if vm.head.is_some() => "running",
+        None if vm.power_on => "starting",
+        None => "off",
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Reached,
+    Failed(String),
+    NotYet { text: String, percent: Option<u64> },
+}
+
+fn judge(want: Want, before: Option<&VirtualMachine>, vm: &VirtualMachine, elapsed: Duration) -> Verdict {
+    let since = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.since.clone());
+    let reason = vm.status.as_ref().and_then(|status| status.reason.clone());
+    // The same state since the same time: nothing has happened yet.
+    let unchanged =
+        before.is_some_and(|old| state(old) == state(vm) && since(old).is_some() && since(old) == since(vm));
+    match (want, state(vm)) {
+        (_, "deleted") => return Verdict::Failed("it was deleted meanwhile".to_owned()),
+        (Want::Running, "running") if vm.power_on => return Verdict::Reached,
+        // The brain takes power_on back when the old run has ended.
+        (Want::RunningAgain, "running") if vm.power_on && !unchanged => return Verdict::Reached,
+        (Want::Off, "off") => return Verdict::Reached,
+        (Want::Running | Want::RunningAgain, "failed") if !unchanged || elapsed > OLD_NEWS => {
+            return Verdict::Failed(reason.unwrap_or_else(|| "it failed, and the brain does not say why".to_owned()));
+        }
+        _ => {}
+    }
+    let text = match reason {
+        Some(reason) => format!("{}: {reason}", state(vm)),
+        None => state(vm).to_owned(),
+    };
+    let percent = vm.status.as_ref().and_then(|status| status.progress).and_then(|n| u64::try_from(n).ok());
+    Verdict::NotYet { text, percent: percent.map(|n| n.min(100)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spine::api::Status;
+
+    fn vm(state: &str, since: Option<&str>, power_on: bool) -> VirtualMachine {
+        let json = serde_json::json!({
+            "id": 1, "name": "web1", "group_id": 1, "autoreboot_on": true, "power_on": power_on, "cores": 1,
+            "memory": 1024, "deleted": false, "hostname": "web1.default.acme.lab", "hardware_profile_locked": false,
+        });
+        let mut vm: VirtualMachine = serde_json::from_value(json).unwrap();
+        vm.status = Some(Status {
+            state: state.into(),
+            reason: Some("because".into()),
+            since: since.map(str::to_owned),
+            progress: None,
+        });
+        vm
+    }
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_restart_is_done_only_when_it_runs_anew() {
+        let before = vm("running", Some("t1"), true);
+        let again = |now: &VirtualMachine| judge(Want::RunningAgain, Some(&before), now, NOW);
+        assert!(matches!(again(&vm("running", Some("t1"), false)), Verdict::NotYet { .. }));
+        assert!(matches!(again(&vm("running", Some("t1"), true)), Verdict::NotYet { .. }));
+        assert!(matches!(again(&vm("starting", Some("t2"), true)), Verdict::NotYet { .. }));
+        assert_eq!(again(&vm("running", Some("t3"), true)), Verdict::Reached);
+        // A brain that does not say since when: power_on tells.
+        assert!(matches!(again(&vm("running", None, false)), Verdict::NotYet { .. }));
+        assert_eq!(again(&vm("running", None, true)), Verdict::Reached);
+    }
+
+    #[test]
+    fn an_old_failure_is_old_news_for_a_while() {
+        let before = vm("failed", Some("t1"), false);
+        let now = vm("failed", Some("t1"), true);
+        assert!(matches!(judge(Want::Running, Some(&before), &now, NOW), Verdict::NotYet { .. }));
+        let late = judge(Want::Running, Some(&before), &now, OLD_NEWS * 2);
+        assert_eq!(late, Verdict::Failed("because".into()));
+        let fresh = judge(Want::Running, Some(&before), &vm("failed", Some("t2"), true), NOW);
+        assert_eq!(fresh, Verdict::Failed("because".into()));
+    }
+
+    #[test]
+    fn what_it_waits_for_is_shown() {
+        let mut now = vm("imaging", None, true);
+        now.status.as_mut().unwrap().progress = Some(400);
+        let verdict = judge(Want::Running, None, &now, NOW);
+        assert_eq!(verdict, Verdict::NotYet { text: "imaging: because".into(), percent: Some(100) });
+    }
+
+    #[test]
+    fn a_brain_without_status_is_understood() {
+        let mut now = vm("", None, true);
+        now.status = None;
+        assert_eq!(state(&now), "starting");
+        now.head = Some("head1".into());
+        assert_eq!(judge(Want::Running, None, &now, NOW), Verdict::Reached);
+        now.head = None;
+        now.power_on = false;
+        assert_eq!(judge(Want::Off, None, &now, NOW), Verdict::Reached);
+    }
+}
