@@ -5,6 +5,7 @@
 //! what runs in the lab's namespaces is the lab's.
 
 use crate::{
+    api,
     config::{self, Layout},
     daemon,
     error::LabError,
@@ -18,6 +19,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -95,6 +97,7 @@ impl Cluster {
         cluster.write_files()?;
         cluster.start_brain(say)?;
         cluster.start_nodes(say)?;
+        cluster.wait_for_nodes(say)?;
         profile::write(&mut cluster, wanted.link)?;
         cluster.state.complete = true;
         cluster.save()?;
@@ -146,7 +149,8 @@ impl Cluster {
             Node::Brain => self.start_brain(say),
             node if self.running(node).is_some() => Ok(()),
             node => self.launch(node, None)?.wait(READY_PATIENCE),
-        }
+        }?;
+        self.wait_for_nodes(say)
     }
 
     /// The API's address.
@@ -178,7 +182,7 @@ impl Cluster {
         }
         registry::add(&wanted.name, &layout.root)?;
         let slot = registry::take_slot(&wanted.name)?;
-        fs::create_dir_all(&layout.root).map_err(LabError::io("create", &layout.root))?;
+        make_public_directory(&layout.root)?;
         let plan = Plan { name: wanted.name.clone(), heads: wanted.heads, tails: wanted.tails, slot };
         let cluster = Self { state: State::new(plan, wanted.programs.clone(), wanted.images.clone()), layout };
         cluster.save()?;
@@ -220,7 +224,7 @@ impl Cluster {
         fs::create_dir_all(&logs).map_err(LabError::io("create", &logs))?;
         for node in self.state.plan.daemons() {
             for directory in self.layout.directories(node) {
-                fs::create_dir_all(&directory).map_err(LabError::io("create", &directory))?;
+                make_public_directory(&directory)?;
             }
             if let Some(text) = config::text(&self.state.plan, &self.layout, &self.state.images, node) {
                 let path = self.layout.config(node);
@@ -253,6 +257,29 @@ impl Cluster {
             say(&format!("{node}: ready"));
         }
         Ok(())
+    }
+
+    /// A machine that is asked for before the brain knows the nodes would have no place to go.
+    fn wait_for_nodes(&self, say: &mut dyn FnMut(&str)) -> Result<(), LabError> {
+        let (Some(port), Some(login)) = (self.state.api_port, &self.state.login) else { return Ok(()) };
+        if self.running(Node::Brain).is_none() {
+            return Ok(());
+        }
+        let mut missing = Ok(vec![]);
+        let all = process::wait(READY_PATIENCE, || {
+            missing = api::nodes_missing(&self.state.plan, port, login);
+            if let Ok(missing) = &mut missing {
+                missing.retain(|node| self.running(*node).is_some());
+            }
+            missing.as_ref().is_ok_and(Vec::is_empty)
+        });
+        if all {
+            say("brain: has all nodes");
+            return Ok(());
+        }
+        let names: Vec<String> = missing?.iter().map(Node::to_string).collect();
+        let what = format!("has no connection with {} after {} s", names.join(", "), READY_PATIENCE.as_secs());
+        Err(daemon::failure(&self.layout, Node::Brain, what))
     }
 
     fn launch(&mut self, node: Node, listener: Option<TcpListener>) -> Result<daemon::Starting, LabError> {
@@ -329,6 +356,12 @@ fn process_records(namespace: &str) -> Result<Vec<Record>, LabError> {
     // A process that entered the namespace to look at it is no part of the lab: this one, above all.
     let own = std::process::id();
     Ok(network::processes(namespace)?.into_iter().filter(|pid| *pid != own).filter_map(Record::of).collect())
+}
+
+/// PostgreSQL's user must get through to its data, whatever root's umask.
+fn make_public_directory(path: &Path) -> Result<(), LabError> {
+    let public = || fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    fs::create_dir_all(path).and_then(|()| public()).map_err(LabError::io("create", path))
 }
 
 /// Removes the lab's directory, its state file last, so that a `down` that is killed can be run again.

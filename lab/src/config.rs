@@ -122,6 +122,7 @@ cores = 8
 uid_range = [{uid_first}, {uid_last}]
 management_interface = {management}
 console_port = 22
+manage_sysctls = true
 
 [[network]]
 vlan = 1

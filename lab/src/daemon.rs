@@ -2,6 +2,7 @@
 
 use crate::{
     cluster::{Cluster, in_namespace},
+    config::Layout,
     error::LabError,
     plan::Node,
     process::{self, Record},
@@ -55,8 +56,7 @@ impl Starting {
     }
 
     fn failure(&self, what: String) -> LabError {
-        let log_end = process::log_end(&self.log, LOG_LINES_MAX);
-        LabError::NotReady { node: self.node.to_string(), what, log: self.log.clone(), log_end }
+        not_ready(self.node, what, &self.log)
     }
 }
 
@@ -110,7 +110,17 @@ pub fn run_brain(cluster: &Cluster, arguments: &[&str], input: Option<File>) -> 
         return Ok(());
     }
     let what = format!("could not {} ({status})", arguments.join(" "));
-    Err(LabError::NotReady { node: "brain".to_owned(), what, log_end: process::log_end(&log, LOG_LINES_MAX), log })
+    Err(not_ready(Node::Brain, what, &log))
+}
+
+/// That a node is not as it should be, with the end of its log.
+pub fn failure(layout: &Layout, node: Node, what: String) -> LabError {
+    not_ready(node, what, &layout.log(node))
+}
+
+fn not_ready(node: Node, what: String, log: &Path) -> LabError {
+    let log_end = process::log_end(log, LOG_LINES_MAX);
+    LabError::NotReady { node: node.to_string(), what, log: log.to_owned(), log_end }
 }
 
 fn configured(command: &mut Command, cluster: &Cluster, node: Node) {

@@ -18,6 +18,7 @@
 //! * [`state`]: what was made, on disc *before* it is made, so that a killed `up` can be undone.
 //! * [`daemon`]: starting one and knowing when it is ready.
 //! * [`cluster`]: up, down, status, kill and start, made of the above.
+//! * [`api`]: asking the brain whether it has its nodes.
 //! * [`profile`]: the `bigv` profile and the symbolic link that make the commands after `up` work.
 //! * [`enter`]: the two helpers that run inside a namespace.
 //! * [`harness`]: a lab for a test, gone when the test is.
@@ -29,6 +30,7 @@
 //! Deliberately absent: any knowledge of the daemons beyond their command lines and configuration files.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cluster;
 pub mod config;
 pub mod daemon;

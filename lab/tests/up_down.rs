@@ -12,17 +12,21 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Says that it is ready, serves `hello` on the socket it was handed (the brain), and waits to be ended.
+/// Says that it is ready, serves a list of nodes on the socket it was handed (the brain), and waits to be ended.
 const STAND_IN: &str = r#"#!/usr/bin/python3
 import os, signal, socket, sys
 if "run" not in sys.argv: sys.exit(0)
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-if os.environ.get("LISTEN_PID") == str(os.getpid()):
-    listener = socket.socket(fileno=3)
-    open(os.environ["STAND_IN_NAMES"], "a").write("%s\n" % (listener.getsockname(),))
 if os.environ.get("STAND_IN_SILENT"): print("nothing to say", file=sys.stderr, flush=True)
 else: notify.sendto(b"READY=1\n", os.environ["NOTIFY_SOCKET"])
-signal.pause()
+if os.environ.get("LISTEN_PID") != str(os.getpid()): signal.pause()
+listener = socket.socket(fileno=3)
+open(os.environ["STAND_IN_NAMES"], "a").write("%s\n" % (listener.getsockname(),))
+while True:
+    connection, _ = listener.accept()
+    node = b"head1" if b"/admin/heads" in connection.recv(4096) else b"tail1"
+    connection.sendall(b'HTTP/1.0 200 OK\r\n\r\n[{"label":"%s","online":true}]' % node)
+    connection.close()
 "#;
 
 struct StandIn {
