@@ -75,7 +75,15 @@ impl TestLab {
     pub fn bigv(&self, words: &[&str]) -> Command {
         let mut line = Command::new(self.programs.join("bigv"));
         line.args(words).env("BIGV_HOME", &self.home).stdin(Stdio::null());
-        for name in ["BIGV_PROFILE", "BIGV_PASSWORD", "BIGV_USER", "BIGV_ACCOUNT", "BIGV_LOCATION"] {
+        for name in [
+            "BIGV_PROFILE",
+            "BIGV_LOCATION",
+            "BIGV_USERNAME",
+            "BIGV_PASSWORD",
+            "BIGV_ACCOUNT",
+            "BIGV_GROUP",
+            "BIGV_OUTPUT_FORMAT",
+        ] {
             line.env_remove(name);
         }
         line
