@@ -1,0 +1,97 @@
+//! When addresses are announced; pure: time is passed in.
+//!
+//! One lost advertisement costs a client 55 s, until its kernel doubts its neighbour table
+//! (safety rule 12), so each address is announced several times.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
+
+/// After an address came up, in milliseconds (safety rule 12).
+const AT_MS: [u64; 6] = [0, 20, 100, 500, 2_000, 10_000];
+
+/// Which addresses are to be announced at which time. Call [`Announcements::add`] and
+/// [`Announcements::remove`] as addresses come and go, and [`Announcements::due`] at
+/// [`Announcements::next`] or whenever else.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    /// When each address came up, and how many announcements it has had.
+    pending: BTreeMap<Ipv6Addr, (Instant, usize)>,
+}
+
+impl Announcements {
+    /// An address came up at `now`.
+    pub fn add(&mut self, address: Ipv6Addr, now: Instant) {
+        self.pending.insert(address, (now, 0));
+    }
+
+    /// An address is going.
+    pub fn remove(&mut self, address: Ipv6Addr) {
+        self.pending.remove(&address);
+    }
+
+    /// When the next one is due; none when there is none.
+    pub fn next(&self) -> Option<Instant> {
+        self.pending.values().map(|(since, sent)| due_at(*since, *sent)).min()
+    }
+
+    /// The addresses to announce at `now`; each is counted as announced. One that is late is announced
+    /// once, not once for each time that was missed.
+    pub fn due(&mut self, now: Instant) -> Vec<Ipv6Addr> {
+        let mut due = Vec::new();
+        self.pending.retain(|address, (since, sent)| {
+            if due_at(*since, *sent) > now {
+                return true;
+            }
+            due.push(*address);
+            while *sent < AT_MS.len() && due_at(*since, *sent) <= now {
+                *sent += 1;
+            }
+            *sent < AT_MS.len()
+        });
+        due
+    }
+}
+
+fn due_at(since: Instant, sent: usize) -> Instant {
+    since + Duration::from_millis(AT_MS[sent])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule12_an_address_is_announced_six_times() {
+        let (start, address) = (Instant::now(), Ipv6Addr::LOCALHOST);
+        let mut announcements = Announcements::default();
+        announcements.add(address, start);
+        let mut times = Vec::new();
+        while let Some(next) = announcements.next() {
+            assert_eq!(announcements.due(next), [address]);
+            assert!(announcements.due(next).is_empty(), "once at a time");
+            times.push((next - start).as_millis() as u64);
+        }
+        assert_eq!(times, AT_MS);
+    }
+
+    #[test]
+    fn missed_times_are_not_made_up_for() {
+        let start = Instant::now();
+        let mut announcements = Announcements::default();
+        announcements.add(Ipv6Addr::LOCALHOST, start);
+        let later = start + Duration::from_millis(600);
+        assert_eq!(announcements.due(later).len(), 1);
+        assert_eq!(announcements.next(), Some(start + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn an_address_that_goes_is_not_announced() {
+        let mut announcements = Announcements::default();
+        announcements.add(Ipv6Addr::LOCALHOST, Instant::now());
+        announcements.remove(Ipv6Addr::LOCALHOST);
+        assert_eq!(announcements.next(), None);
+    }
+}

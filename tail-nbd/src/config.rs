@@ -1,0 +1,398 @@
+//! The configuration file of a tail: read, checked once, and then trusted.
+//!
+//! Whatever is wrong with it is said with the file, the line and the field.
+
+use serde::Deserialize;
+use spine::{
+    address::StoragePrefix,
+    id::{Grade, NodeName, PoolName},
+};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+use toml::Spanned;
+
+/// Pools of one tail: more than the bays of any chassis.
+const POOLS_MAX: usize = 64;
+/// Addresses of the brain that are tried in turn.
+const BRAINS_MAX: usize = 16;
+/// Threads that serve discs; beyond the cores of any machine.
+const SHARDS_MAX: usize = 256;
+/// Longest name of an interface: IFNAMSIZ less the final NUL (linux/if.h).
+const INTERFACE_BYTES_MAX: usize = 15;
+/// Longest path of a unix socket: `sun_path` less the final NUL (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Longest configuration file in bytes: hundreds of times what 64 pools need.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What the tail calls itself.
+    pub name: NodeName,
+    /// Where the brain listens; tried in turn.
+    pub brains: Vec<SocketAddr>,
+    /// The /64 of the discs' addresses.
+    pub storage_prefix: StoragePrefix,
+    /// The interface that the discs' addresses are put on.
+    pub storage_interface: String,
+    /// The tail's own address on the storage LAN.
+    pub storage_address: Ipv6Addr,
+    /// The source address of the spine connection; none: the kernel chooses, never a disc's address
+    /// because those are deprecated (safety rule 12).
+    pub spine_address: Option<IpAddr>,
+    /// Where the tail keeps what is not of one disc.
+    pub state_dir: PathBuf,
+    /// Holds the system images as `NAME.raw`.
+    pub images_dir: PathBuf,
+    /// Threads that serve discs; none: one a core.
+    pub shards_count: Option<usize>,
+    /// The unix socket that `tail-nbd status` asks.
+    pub control_listen: PathBuf,
+    /// At least one.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// A checked `[[pool]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Its name, unique on the tail.
+    pub name: PoolName,
+    /// The grade of all its discs (R122).
+    pub grade: Grade,
+    /// Where it is.
+    pub path: PathBuf,
+    /// For people: `RAID10`.
+    pub note: String,
+    /// Where the sidecars of its discs are.
+    pub sidecars: SidecarPlace,
+}
+
+/// Where sidecars are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum SidecarPlace {
+    /// Beside the data.
+    #[default]
+    Pool,
+    /// In the state directory: required where overwriting needs new space, as on btrfs
+    /// (safety rule 3).
+    StateDir,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is not TOML, lacks a field, or has one that nobody knows.
+    #[error("{}:{line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, from 1.
+        line: usize,
+        /// What is wrong, as the parser says it.
+        message: String,
+    },
+    /// A field's value will not do.
+    #[error("{}:{line}: {field}: {message}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, from 1.
+        line: usize,
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    name: NodeName,
+    brains: Spanned<Vec<SocketAddr>>,
+    storage_prefix: StoragePrefix,
+    storage_interface: Spanned<String>,
+    storage_address: Spanned<Ipv6Addr>,
+    spine_address: Option<IpAddr>,
+    state_dir: Spanned<PathBuf>,
+    images_dir: Spanned<PathBuf>,
+    shards: Option<Spanned<usize>>,
+    control_listen: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pool: Vec<RawPool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPool {
+    name: Spanned<PoolName>,
+    grade: Grade,
+    path: Spanned<PathBuf>,
+    #[serde(default)]
+    note: String,
+    #[serde(default)]
+    sidecars: SidecarPlace,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// With the file, the line and the field of the first thing that is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = || {
+            use std::io::Read as _;
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks `text`, which was read from `path`. Looks whether the folders it names exist.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { path, text };
+        let raw: RawConfig = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            line: source.line(error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        source.check_node(&raw)?;
+        source.check_pools(&raw.pool)?;
+        let state_dir = raw.state_dir.into_inner();
+        Ok(Self {
+            name: raw.name,
+            brains: raw.brains.into_inner(),
+            storage_prefix: raw.storage_prefix,
+            storage_interface: raw.storage_interface.into_inner(),
+            storage_address: raw.storage_address.into_inner(),
+            spine_address: raw.spine_address,
+            images_dir: raw.images_dir.into_inner(),
+            shards_count: raw.shards.map(Spanned::into_inner),
+            control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
+            state_dir,
+            pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
+        })
+    }
+}
+
+impl RawPool {
+    fn into_config(self) -> PoolConfig {
+        PoolConfig {
+            name: self.name.into_inner(),
+            grade: self.grade,
+            path: self.path.into_inner(),
+            note: self.note,
+            sidecars: self.sidecars,
+        }
+    }
+}
+
+/// The text a configuration is made from, to say where in it something is wrong.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, offset: usize) -> usize {
+        let end = offset.min(self.text.len());
+        1 + self.text.as_bytes()[..end].iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    fn refuse<T>(&self, at: &Spanned<T>, field: &'static str, message: impl Into<String>) -> ConfigError {
+        let (path, line) = (self.path.to_owned(), self.line(at.span().start));
+        ConfigError::Field { path, line, field, message: message.into() }
+    }
+
+    fn check_node(&self, raw: &RawConfig) -> Result<(), ConfigError> {
+        match raw.brains.get_ref().len() {
+            0 => return Err(self.refuse(&raw.brains, "brains", "name at least one brain, as \"[fd00::1]:7770\"")),
+            count if count > BRAINS_MAX => {
+                return Err(self.refuse(&raw.brains, "brains", format!("{count} brains are more than {BRAINS_MAX}")));
+            }
+            _ => {}
+        }
+        let interface = raw.storage_interface.get_ref();
+        let usable = !interface.is_empty()
+            && interface.len() <= INTERFACE_BYTES_MAX
+            && interface.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        if !usable {
+            let message = format!("{interface:?} cannot be the name of an interface");
+            return Err(self.refuse(&raw.storage_interface, "storage_interface", message));
+        }
+        let address = *raw.storage_address.get_ref();
+        if u128::from(address) >> 64 == u128::from(raw.storage_prefix.network()) >> 64 {
+            let message = format!("{address} is in storage_prefix {}, which holds discs only", raw.storage_prefix);
+            return Err(self.refuse(&raw.storage_address, "storage_address", message));
+        }
+        if address.is_multicast() || address.is_unspecified() {
+            return Err(self.refuse(&raw.storage_address, "storage_address", "it is no address of a machine"));
+        }
+        if let Some(shards) = &raw.shards
+            && !(1..=SHARDS_MAX).contains(shards.get_ref())
+        {
+            return Err(self.refuse(shards, "shards", format!("it must be 1 to {SHARDS_MAX}")));
+        }
+        self.check_absolute(&raw.state_dir, "state_dir")?;
+        self.check_folder(&raw.images_dir, "images_dir")?;
+        let default = raw.state_dir.get_ref().join("control.sock");
+        let (socket, at) = match &raw.control_listen {
+            Some(socket) => {
+                self.check_absolute(socket, "control_listen")?;
+                (socket.get_ref(), socket)
+            }
+            None => (&default, &raw.state_dir),
+        };
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            let message =
+                format!("{} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a socket's path", socket.display());
+            return Err(self.refuse(at, "control_listen", message));
+        }
+        Ok(())
+    }
+
+    fn check_pools(&self, pools: &[RawPool]) -> Result<(), ConfigError> {
+        if pools.is_empty() || pools.len() > POOLS_MAX {
+            return Err(ConfigError::Field {
+                path: self.path.to_owned(),
+                line: self.line(self.text.len()),
+                field: "pool",
+                message: format!("there must be 1 to {POOLS_MAX} [[pool]] tables, and there are {}", pools.len()),
+            });
+        }
+        let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
+        for pool in pools {
+            if !names.insert(pool.name.get_ref()) {
+                let message = format!("a second pool is called {}", pool.name.get_ref());
+                return Err(self.refuse(&pool.name, "pool.name", message));
+            }
+            self.check_folder(&pool.path, "pool.path")?;
+            let folder = pool.path.get_ref();
+            let real = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            if !folders.insert(real) {
+                let message = format!("{} is the folder of another pool already", folder.display());
+                return Err(self.refuse(&pool.path, "pool.path", message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_absolute(&self, path: &Spanned<PathBuf>, field: &'static str) -> Result<(), ConfigError> {
+        if path.get_ref().is_absolute() {
+            return Ok(());
+        }
+        Err(self.refuse(path, field, format!("{:?} must be an absolute path", path.get_ref())))
+    }
+
+    fn check_folder(&self, path: &Spanned<PathBuf>, field: &'static str) -> Result<(), ConfigError> {
+        self.check_absolute(path, field)?;
+        match std::fs::metadata(path.get_ref()) {
+            Ok(metadata) if metadata.is_dir() => Ok(()),
+            Ok(_) => Err(self.refuse(path, field, format!("{} is not a folder", path.get_ref().display()))),
+            Err(error) => Err(self.refuse(path, field, format!("{}: {error}", path.get_ref().display()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(change: impl Fn(String) -> String) -> String {
+        change(
+            r#"name = "tail1"
+brains = ["[fd00:b16:0:1::1]:7770"]
+storage_prefix = "fd00:b16:0:d::/64"
+storage_interface = "storage0"
+storage_address = "fd00:b16:0:2::21"
+state_dir = "/tmp"
+images_dir = "/tmp"
+shards = 2
+
+[[pool]]
+name = "sata1"
+grade = "sata"
+path = "/tmp"
+note = "RAID10"
+"#
+            .to_owned(),
+        )
+    }
+
+    fn refusal(change: impl Fn(String) -> String) -> String {
+        Config::parse(Path::new("/etc/tail.toml"), &text(change)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_good_file_is_read() {
+        let config = Config::parse(Path::new("tail.toml"), &text(|text| text)).unwrap();
+        assert_eq!(config.name.as_str(), "tail1");
+        assert_eq!(config.pools[0].grade.as_str(), "sata");
+        assert_eq!(config.pools[0].sidecars, SidecarPlace::Pool);
+        assert_eq!(config.control_listen, Path::new("/tmp/control.sock"));
+    }
+
+    #[test]
+    fn refusals_name_file_line_and_field() {
+        let cases: [(&str, &str, &[&str]); 14] = [
+            ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),
+            ("shards = 2", "shard = 2", &["/etc/tail.toml:8:", "unknown field `shard`"]),
+            ("shards = 2", "shards = 0", &["/etc/tail.toml:8:", "shards"]),
+            ("shards = 2", "shards = \"two\"", &["/etc/tail.toml:8:"]),
+            ("brains = [\"[fd00:b16:0:1::1]:7770\"]", "brains = []", &["/etc/tail.toml:2:", "brains"]),
+            ("[fd00:b16:0:1::1]:7770", "brain1", &["/etc/tail.toml:2:", "socket address"]),
+            ("d::/64", "d::/48", &["/etc/tail.toml:3:", "storage prefix"]),
+            ("\"storage0\"", "\"a/b\"", &["/etc/tail.toml:4:", "storage_interface"]),
+            ("fd00:b16:0:2::21", "fd00:b16:0:d::21", &["/etc/tail.toml:5:", "storage_address"]),
+            ("state_dir = \"/tmp\"", "state_dir = \"tmp\"", &["/etc/tail.toml:6:", "state_dir", "absolute"]),
+            ("path = \"/tmp\"", "path = \"pools/a\"", &["/etc/tail.toml:13:", "pool.path", "absolute"]),
+            ("path = \"/tmp\"", "path = \"/no/such\"", &["/etc/tail.toml:13:", "pool.path", "/no/such"]),
+            ("grade = \"sata\"", "grade = \"sata\"\nspeed = 1", &["/etc/tail.toml:13:", "unknown field `speed`"]),
+            ("grade = \"sata\"\n", "", &["/etc/tail.toml:10:", "missing field `grade`"]),
+        ];
+        for (from, to, wanted) in cases {
+            let message = refusal(|text| {
+                assert!(text.contains(from), "{from}");
+                text.replace(from, to)
+            });
+            for part in wanted {
+                assert!(message.contains(part), "{to}: {message:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pools_differ_in_name_and_folder() {
+        let twice = |extra: &'static str| move |text: String| text + extra;
+        let message = refusal(twice("[[pool]]\nname = \"sata1\"\ngrade = \"ssd\"\npath = \"/\"\n"));
+        assert!(message.contains("/etc/tail.toml:16: pool.name: a second pool is called sata1"), "{message}");
+        let message = refusal(twice("[[pool]]\nname = \"ssd1\"\ngrade = \"ssd\"\npath = \"/tmp/.\"\n"));
+        assert!(message.contains("another pool"), "{message}");
+        let message = refusal(|text| text.split("[[pool]]").next().unwrap().to_owned());
+        assert!(message.contains("pool"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let message = Config::load(Path::new("/no/such.toml")).unwrap_err().to_string();
+        assert!(message.contains("/no/such.toml"), "{message}");
+    }
+}

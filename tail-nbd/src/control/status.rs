@@ -1,0 +1,267 @@
+//! What `tail-nbd status` asks: a unix socket that answers each connection with one line of JSON.
+
+use super::{facts::Facts, session::Connection};
+use crate::{
+    shard::{DiscStatus, ShardStatus},
+    store::{Store, change},
+};
+use serde::{Deserialize, Serialize};
+use spine::{
+    id::{DiscNumber, Grade, NodeName},
+    resource::{disc::DiscReport, global::StoragePools},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    net::IpAddr,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as BlockingStream},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+
+/// Who may ask at a time; the others wait.
+const CLIENTS_MAX: usize = 8;
+
+/// How long one may take to read its answer, and how long the asking side waits for it.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest answer that is believed: [`spine::limits::RESOURCES_MAX`] discs of a few hundred bytes each
+/// with some clients.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// The state of a tail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// What it is called.
+    pub name: NodeName,
+    /// The version of the program.
+    pub version: String,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// The connection to the brain: `connected`, or why not.
+    pub brain: String,
+    /// What of io_uring is used.
+    pub features: String,
+    /// Load of the machine.
+    pub load: [f64; 3],
+    /// The storage pools.
+    pub pools: StoragePools,
+    /// The discs, by number.
+    pub discs: Vec<Disc>,
+    /// The shards, in order.
+    pub shards: Vec<Shard>,
+    /// Limits that an operator may meet, by name.
+    pub limits: BTreeMap<String, u64>,
+}
+
+/// One disc.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Disc {
+    /// Its number.
+    pub number: DiscNumber,
+    /// Its grade.
+    pub grade: Grade,
+    /// What the brain is told of it.
+    pub report: DiscReport,
+    /// Addresses of the clients that are let in, one for each connection.
+    pub clients: Vec<IpAddr>,
+    /// What it has done since it was opened.
+    pub counters: Counters,
+}
+
+/// Totals of a disc since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// READ requests.
+    pub reads_count: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// WRITE requests.
+    pub writes_count: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes_count: u64,
+    /// TRIM and WRITE_ZEROES requests.
+    pub zeroes_count: u64,
+    /// Requests answered with an error.
+    pub errors_count: u64,
+    /// Clients that were refused.
+    pub refused_count: u64,
+}
+
+/// One shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Discs that it has open.
+    pub discs_count: usize,
+    /// Their connections.
+    pub clients_count: usize,
+    /// Turns of its loop.
+    pub turns_count: u64,
+    /// Requests and connections that wait for a buffer now.
+    pub waiting_count: usize,
+}
+
+/// What a status is made from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What the tail is called.
+    pub name: NodeName,
+    /// When it was started.
+    pub started: Instant,
+    /// The discs.
+    pub store: Arc<Store>,
+    /// The connection to the brain.
+    pub connection: watch::Receiver<Connection>,
+    /// Files that the process may have open.
+    pub open_files_max: u64,
+}
+
+impl Source {
+    async fn status(&self) -> Status {
+        let store = self.store.clone();
+        let facts = tokio::task::spawn_blocking(move || Facts::look(&store)).await.unwrap_or_default();
+        let shards = self.store.shards().status().await;
+        let served = || shards.iter().flat_map(|shard| &shard.discs);
+        let served: BTreeMap<DiscNumber, &DiscStatus> = served().map(|disc| (disc.number, disc)).collect();
+        let discs = self.store.reports().into_iter().map(|(name, report)| {
+            let served = served.get(&name.number).copied();
+            let attached = |served: &DiscStatus| {
+                served.clients.iter().filter(|client| client.attached).map(|client| client.peer).collect()
+            };
+            Disc {
+                number: name.number,
+                grade: name.grade,
+                report,
+                clients: served.map(attached).unwrap_or_default(),
+                counters: served.map(Counters::of).unwrap_or_default(),
+            }
+        });
+        let discs = discs.collect();
+        Status {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            brain: match &*self.connection.borrow() {
+                Connection::Connected => "connected".to_owned(),
+                Connection::Disconnected(reason) => reason.clone(),
+            },
+            features: self.store.shards().features().to_owned(),
+            load: facts.load,
+            pools: facts.pools,
+            discs,
+            shards: shards.iter().map(Shard::of).collect(),
+            limits: self.limits(),
+        }
+    }
+
+    fn limits(&self) -> BTreeMap<String, u64> {
+        let limits = [
+            ("open_files_max", self.open_files_max),
+            ("resources_max", spine::limits::RESOURCES_MAX as u64),
+            ("disc_bytes_max", crate::sidecar::record::DISC_BYTES_MAX),
+            ("attachments_max", change::ATTACHMENTS_MAX as u64),
+            ("access_list_max", change::LIST_ADDRESSES_MAX as u64),
+            ("imports_max", crate::jobs::JOBS_MAX as u64),
+            ("orders_max", super::lanes::ORDERS_MAX as u64),
+        ];
+        limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl Counters {
+    fn of(disc: &DiscStatus) -> Self {
+        let counters = disc.counters;
+        Self {
+            reads_count: counters.reads_count,
+            read_bytes: counters.read_bytes,
+            writes_count: counters.writes_count,
+            written_bytes: counters.written_bytes,
+            flushes_count: counters.flushes_count,
+            zeroes_count: counters.zeroes_count,
+            errors_count: counters.errors_count,
+            refused_count: counters.refused_count,
+        }
+    }
+}
+
+impl Shard {
+    fn of(shard: &ShardStatus) -> Self {
+        Self {
+            discs_count: shard.discs.len(),
+            clients_count: shard.discs.iter().map(|disc| disc.clients.len()).sum(),
+            turns_count: shard.turns_count,
+            waiting_count: shard.waiting_count,
+        }
+    }
+}
+
+/// Listens at `path`, in place of a socket that a killed process left there; only its owner may ask.
+/// The caller holds the lock of the state directory, so nobody listens there.
+///
+/// # Errors
+/// What the system says.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket")),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers until the task is aborted.
+pub async fn serve(listener: UnixListener, source: Source) {
+    let slots = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut answering = tokio::task::JoinSet::new();
+    loop {
+        while answering.try_join_next().is_some() {}
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let source = source.clone();
+                answering.spawn(async move {
+                    if let Ok(Err(error)) = timeout(DEADLINE, answer(stream, &source)).await {
+                        tracing::debug!(%error, "a status could not be told");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the status socket");
+                // Out of descriptors, most likely: not at once again.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&source.status().await)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    stream.shutdown().await
+}
+
+/// Asks the tail that listens at `path`. Blocks, with a deadline.
+///
+/// # Errors
+/// When no tail answers there.
+pub fn ask(path: &Path) -> io::Result<Status> {
+    let stream = BlockingStream::connect(path)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut bytes = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}

@@ -1,0 +1,222 @@
+//! The process: start and ordered stop.
+//!
+//! The order of a start matters. The lock on the state directory comes first, so that nothing below
+//! happens twice; discs are served before the brain is asked for, because they do not need one (R177).
+//! The order of a stop is the reverse; the addresses stay up for the process that follows
+//! (safety rule 12).
+
+use crate::{
+    address::{Addresses, KeeperConfig},
+    config::Config,
+    control::{
+        epoch::{EpochError, Seen},
+        session::{Connection, Session},
+        status::{self, Source},
+    },
+    jobs::Jobs,
+    pool::{Pool, PoolError},
+    shard::{ShardConfig, ShardEvent, Shards, StartError},
+    store::{Changed, Parts, Store, start::Scan},
+};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use spine::{
+    limits::VERSIONS,
+    message::{Hello, Role},
+    resource::Attributes,
+    transport::{NodeConfig, connect_node},
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::{fs::DirBuilderExt as _, net::UnixDatagram},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+/// Why a tail did not start.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// Another one uses the state directory.
+    #[error("another tail-nbd runs with the state directory {} already", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// The system failed.
+    #[error("cannot {verb} {}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A thread was not to be had.
+    #[error("cannot start the thread for {what}")]
+    Thread {
+        /// What it is for.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The shards did not start.
+    #[error("cannot serve discs")]
+    Shards(#[from] StartError),
+    /// A pool cannot be used.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The epoch cannot be read.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+}
+
+/// Runs a tail until `stop` is true.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
+    let started = Instant::now();
+    let _lock = lock_state_dir(&config.state_dir)?;
+    let open_files_max = raise_open_files();
+    let seen = Seen::load(&config.state_dir)?;
+    let (store, shard_events) = start_store(&config).await?;
+    let (connection, connection_receiver) = watch::channel(Connection::Disconnected("not tried yet".to_owned()));
+    let listener = status::listen(&config.control_listen).map_err(|source| ServerError::Io {
+        verb: "listen for status at",
+        path: config.control_listen.clone(),
+        source,
+    })?;
+    let source = Source {
+        name: config.name.clone(),
+        started,
+        store: store.clone(),
+        connection: connection_receiver,
+        open_files_max,
+    };
+    let status = tokio::spawn(status::serve(listener, source));
+    let link = connect_node(node_config(&config, seen));
+    let discs_count = store.reports().len();
+    tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
+    notify("READY=1");
+    let state_dir = config.state_dir.clone();
+    Session { link, store: store.clone(), state_dir, seen, shard_events, connection }.run(stop).await;
+    tracing::info!("stopping");
+    notify("STOPPING=1");
+    status.abort();
+    // An aborted task ends with an error, and holds the store no longer.
+    let _ = status.await;
+    store.stop().await;
+    let _ = fs::remove_file(&config.control_listen);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything up to discs being served.
+async fn start_store(config: &Config) -> Result<(Arc<Store>, mpsc::Receiver<ShardEvent>), ServerError> {
+    let pools = config.pools.iter().map(|pool| {
+        let pool = Pool::open(pool, &config.state_dir)?;
+        Ok((pool.name.clone(), pool))
+    });
+    let pools: BTreeMap<_, _> = pools.collect::<Result<_, PoolError>>()?;
+    let scan = Scan::read(&pools, config.storage_prefix)?;
+    let (shards, shard_events) = Shards::start(ShardConfig { shards_count: config.shards_count })?;
+    let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
+    let keeper = KeeperConfig { interface: config.storage_interface.clone(), prefix: config.storage_prefix };
+    let changed = Arc::new(Changed::default());
+    let mark = changed.clone();
+    let addresses = Addresses::start(keeper, scan.addresses().collect(), move |number| mark.mark(number));
+    let parts = Parts {
+        prefix: config.storage_prefix,
+        own_address: config.storage_address,
+        images_dir: config.images_dir.clone(),
+        pools,
+        shards,
+        jobs,
+        addresses: addresses.map_err(|source| ServerError::Thread { what: "addresses", source })?,
+    };
+    let store = Store::new(parts, changed);
+    store.start(scan).await;
+    Ok((store, shard_events))
+}
+
+fn node_config(config: &Config, seen: Seen) -> NodeConfig {
+    let mut extra = Attributes::new();
+    extra.insert("storage_address".to_owned(), config.storage_address.to_string().into());
+    extra.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+    let hello = Hello {
+        node: config.name.clone(),
+        role: Role::Tail,
+        spine: VERSIONS,
+        boot: Uuid::new_v4(),
+        cluster: seen.cluster,
+        epoch: seen.epoch,
+        extra,
+    };
+    NodeConfig { brains: config.brains.clone(), bind: config.spine_address, hello }
+}
+
+/// Makes the state directory if there is none, and makes it this process's until the file is dropped.
+fn lock_state_dir(state_dir: &Path) -> Result<File, ServerError> {
+    let failed = |verb| move |source| ServerError::Io { verb, path: state_dir.to_owned(), source };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    made.map_err(failed("make the state directory"))?;
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(failed("open the lock in"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(ServerError::AlreadyRunning(state_dir.to_owned())),
+        Err(errno) => Err(failed("lock")(errno.into())),
+    }
+}
+
+/// Raises the soft limit on open files to the hard one, and returns it: each disc and each client takes
+/// a few. The usual soft limit is 1,024.
+fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+        return limit.current.unwrap_or(u64::MAX);
+    }
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// Tells the service manager, if there is one (sd_notify(3)).
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> io::Result<()> {
+        use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _};
+        let address = match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
+            None => std::os::unix::net::SocketAddr::from_pathname(&path)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_a_state_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("a/b");
+        let lock = lock_state_dir(&state_dir).unwrap();
+        let refused = lock_state_dir(&state_dir).unwrap_err().to_string();
+        assert!(refused.contains("another tail-nbd runs") && refused.contains("a/b"), "{refused}");
+        drop(lock);
+        lock_state_dir(&state_dir).unwrap();
+    }
+}
