@@ -42,6 +42,14 @@ impl Invalid {
         self.complaints.contains_key(attribute)
     }
 
+    /// What is wrong with the members of a list; empty when nothing is known to be.
+    pub fn list(&self, attribute: &str) -> &[Self] {
+        match self.complaints.get(attribute) {
+            Some(Complaint::List(members)) => members,
+            _ => &[],
+        }
+    }
+
     /// Adds a sentence to what is wrong with `attribute`.
     pub fn add(&mut self, attribute: &str, sentence: impl Into<String>) {
         let complaint = self.complaints.entry(attribute.to_owned()).or_insert_with(|| Complaint::Sentences(Vec::new()));

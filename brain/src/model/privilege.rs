@@ -308,6 +308,13 @@ pub struct Reach {
     pub vm_ids: Vec<i64>,
 }
 
+impl Reach {
+    /// Of whoever may see all there is.
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

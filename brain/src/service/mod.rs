@@ -14,7 +14,17 @@
 //!
 //! Absent: HTTP, SQL, and acting on what was written: that is the reconciler's.
 
+pub mod accounts;
+mod addresses;
+pub mod bounds;
+pub mod discs;
 pub mod error;
+pub mod groups;
+pub mod new_vm;
+pub mod nics;
+pub mod privileges;
+pub mod users;
+pub mod virtual_machines;
 
 pub use error::ServiceError;
 
