@@ -86,7 +86,7 @@ mod tests {
 
     fn asked(list: Vec<&'static str>) -> Result<Vec<Node>, LabError> {
         let plan = Plan { name: "lab".parse().unwrap(), heads: 2, tails: 1, slot: 0 };
-        let login = Login { user: "u".into(), password: "p".into(), account: "a".into() };
+        let login = Login { user: "u".into(), password: "p".into(), account: "a".into(), made: true };
         nodes_missing(&plan, answers(list), &login)
     }
 

@@ -17,14 +17,17 @@ const LINK: &str = "/usr/local/bin/bigv";
 const USER: &str = "admin";
 const ACCOUNT: &str = "lab";
 
-/// Makes the lab's user in the brain's database, with a new password the first time.
+/// Makes the lab's user in the brain's database, unless that was done.
 pub fn add_user(cluster: &mut Cluster) -> Result<(), LabError> {
-    if cluster.state.login.is_none() {
-        let login = Login { user: USER.to_owned(), password: random_text()?, account: ACCOUNT.to_owned() };
-        cluster.state.login = Some(login);
-        cluster.save()?;
+    let mut login = match cluster.state.login.clone() {
+        Some(login) => login,
+        None => Login { user: USER.to_owned(), password: random_text()?, account: ACCOUNT.to_owned(), made: false },
+    };
+    if login.made {
+        return Ok(());
     }
-    let Some(login) = cluster.state.login.clone() else { return Ok(()) };
+    cluster.state.login = Some(login.clone());
+    cluster.save()?;
     let key = console_key(cluster)?;
     let password = cluster.layout.root.join("password");
     write_private(&password, login.password.as_bytes())?;
@@ -41,7 +44,14 @@ pub fn add_user(cluster: &mut Cluster) -> Result<(), LabError> {
         "--authorized-keys",
         &public.to_string_lossy(),
     ];
-    daemon::run_brain(cluster, &arguments, Some(input))
+    match daemon::run_brain(cluster, &arguments, Some(input)) {
+        // An `up` that was killed just here; the password is the one that was recorded.
+        Err(LabError::NotReady { log_end, .. }) if log_end.contains("has already been taken") => {}
+        outcome => outcome?,
+    }
+    login.made = true;
+    cluster.state.login = Some(login);
+    cluster.save()
 }
 
 /// Writes the profile and, if `link` is set, puts `bigv` on the PATH, unless something else is there.
@@ -81,6 +91,7 @@ pub fn command_line(cluster: &Cluster) -> String {
 }
 
 fn write_profile(cluster: &mut Cluster) -> Result<(), LabError> {
+    let Some(login) = cluster.state.login.clone() else { return Ok(()) };
     let Some(recorded) = cluster.state.outside.iter().find(|path| path.ends_with("profile.toml")).cloned() else {
         let home = bigv_home()?;
         let default = home.join("default").join("profile.toml");
@@ -94,16 +105,11 @@ fn write_profile(cluster: &mut Cluster) -> Result<(), LabError> {
     };
     let parent = recorded.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(LabError::io("create", parent))?;
-    write_private(&recorded, profile_text(cluster).as_bytes())
+    write_private(&recorded, profile_text(cluster, &login).as_bytes())
 }
 
-fn profile_text(cluster: &Cluster) -> String {
+fn profile_text(cluster: &Cluster, login: &Login) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let login = cluster.state.login.clone().unwrap_or(Login {
-        user: String::new(),
-        password: String::new(),
-        account: String::new(),
-    });
     format!(
         "# Written by bigv-lab; `bigv-lab down` removes it.\n\
          location = {}\nusername = {}\npassword = {}\naccount = {}\nssh-args = {}\n",
@@ -191,7 +197,8 @@ mod tests {
         let plan = Plan { name: "lab".parse().unwrap(), heads: 2, tails: 2, slot: 0 };
         let mut state = State::new(plan, root.join("bin"), root.join("images"));
         state.api_port = Some(8600);
-        state.login = Some(Login { user: "admin".into(), password: "pa\"ss".into(), account: "lab".into() });
+        state.login =
+            Some(Login { user: "admin".into(), password: "pa\"ss".into(), account: "lab".into(), made: true });
         Cluster { layout: Layout { root: root.to_owned() }, state }
     }
 

@@ -55,6 +55,8 @@ pub struct Login {
     pub password: String,
     /// Their account.
     pub account: String,
+    /// Whether the brain has them.
+    pub made: bool,
 }
 
 impl std::fmt::Debug for Login {
@@ -222,7 +224,7 @@ mod tests {
         let plan = Plan { name: "lab".parse().unwrap(), heads: 2, tails: 2, slot: 0 };
         let mut state = State::new(plan, "/bin".into(), "/images".into());
         state.processes.insert(Node::Head(2), Record { pid: 7, started: 99 });
-        state.login = Some(Login { user: "u".into(), password: "p4ssw0rd".into(), account: "a".into() });
+        state.login = Some(Login { user: "u".into(), password: "p4ssw0rd".into(), account: "a".into(), made: true });
         state
     }
 
