@@ -28,6 +28,9 @@ pub enum Letter {
     Status(oneshot::Sender<ShardStatus>),
     /// Close everything and end.
     Stop(oneshot::Sender<()>),
+    /// Panic at the next request of this disc.
+    #[cfg(test)]
+    Panic(DiscNumber),
 }
 
 /// A new mailbox: the end for the control side, and the end for the shard.

@@ -1,0 +1,131 @@
+//! One client: the protocol's state, what is being received for it, and what is on its way to it.
+//!
+//! ```text
+//!   accept ─▶ Open ──DISC, resize, close──▶ Draining ──all answered and sent──▶ Cut ──no operation left──▶ gone
+//!              └──violation, error, withdrawal, deadline──────────────────────────▶┘
+//! ```
+//!
+//! * Open: requests are read and started.
+//! * Draining: nothing new is started; what is in flight is answered and sent.
+//! * Cut: the socket is shut down, nothing is answered; the connection stays until its last operation is over,
+//!   because a withdrawal is answered only then (safety rule 4).
+//!
+//! [`receive`] says what to receive next, [`transfer`] is one request being carried out.
+
+pub mod receive;
+pub mod transfer;
+
+use crate::buffer::Holder;
+use crate::nbd::request::Request;
+use crate::nbd::server::Server;
+use crate::ring::batch::Batch;
+use crate::ring::op::Handle;
+use crate::ring::slots::Token;
+use crate::shard::Grant;
+use crate::time::Instant;
+use receive::{Input, Landing};
+use std::net::IpAddr;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The disc it belongs to.
+    pub disc: Token,
+    /// Its socket.
+    pub socket: Handle,
+    /// Where it comes from; a client on this machine has the tail's own address.
+    pub peer: IpAddr,
+    /// The access of the disc knew this address when it connected.
+    pub known: bool,
+    /// What it was let in by.
+    pub grant: Option<Grant>,
+    /// The protocol.
+    pub server: Server,
+    /// Where it is in its life.
+    pub state: State,
+    /// Bytes that are received and not looked at.
+    pub input: Option<Input>,
+    /// A request that waits for a buffer.
+    pub pending: Option<Request>,
+    /// A write whose payload is arriving.
+    pub landing: Option<Landing>,
+    /// A receive is in the kernel.
+    pub receiving: bool,
+    /// The last request was a large write, and so may be the next.
+    pub after_large: bool,
+    /// Replies for the next send.
+    pub filling: Option<Box<Batch>>,
+    /// A send is in the kernel.
+    pub sending: bool,
+    /// Requests being carried out.
+    pub in_flight_count: u32,
+    /// Counts its buffers.
+    pub holder: Holder,
+    /// When it is cut, unless something happens before.
+    pub deadline: Option<Instant>,
+    /// It is in the queue for buffers.
+    pub queued: bool,
+    /// It is in the list of connections to be looked at in this turn.
+    pub touched: bool,
+}
+
+/// See the picture at the top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Requests are read and started.
+    Open,
+    /// What is in flight is answered.
+    Draining,
+    /// It waits for its last operation.
+    Cut,
+}
+
+impl Connection {
+    /// A connection that was just accepted; the greeting is in the batch that was filled.
+    pub fn new(disc: Token, socket: Handle, peer: IpAddr, known: bool, mut filling: Box<Batch>) -> Self {
+        let server = Server::new(filling.headers());
+        Self {
+            disc,
+            socket,
+            peer,
+            known,
+            grant: None,
+            server,
+            state: State::Open,
+            input: None,
+            pending: None,
+            landing: None,
+            receiving: false,
+            after_large: false,
+            filling: Some(filling),
+            sending: false,
+            in_flight_count: 0,
+            holder: Holder::default(),
+            deadline: None,
+            queued: false,
+            touched: false,
+        }
+    }
+
+    /// True when no operation of it is left.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Cut && !self.receiving && !self.sending && self.in_flight_count == 0
+    }
+
+    /// True when everything that was started is answered and sent.
+    pub fn is_drained(&self) -> bool {
+        self.in_flight_count == 0 && !self.sending && self.filling.as_ref().is_none_or(|batch| batch.is_empty())
+    }
+
+    /// What was negotiated about replies.
+    pub fn is_structured(&self) -> bool {
+        self.server.agreement().is_some_and(|agreement| agreement.structured)
+    }
+
+    /// Conditions that hold between turns.
+    pub fn invariants(&self) {
+        assert!(self.state != State::Cut || self.landing.is_none(), "a cut connection takes no payload");
+        assert!(self.state == State::Open || self.pending.is_none(), "only an open connection starts requests");
+        assert!(self.grant.is_some() || self.in_flight_count == 0, "a request of nobody");
+    }
+}

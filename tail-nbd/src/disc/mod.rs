@@ -1,0 +1,106 @@
+//! One disc as its shard sees it: a file, a listener, who may connect, and what is being done to it.
+//!
+//! ```text
+//!   Serving ──resize──▶ Resizing ──last client gone, length set──▶ Serving
+//!      │                                        (the listener accepts on, and the new size is what is told)
+//!      ├──close──▶ Closing ──last client gone──▶ last sync ──▶ gone
+//!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
+//! ```
+//!
+//! The disc does not know NBD: [`barrier`] says what a sync covers, [`extents`] what is a hole.
+
+pub mod barrier;
+pub mod extents;
+
+use crate::geometry::DiscSize;
+use crate::mailbox::Reply;
+use crate::ring::op::Handle;
+use crate::ring::slots::Token;
+use crate::shard::{Access, DiscCounters};
+use barrier::Barrier;
+use spine::id::DiscNumber;
+use std::net::IpAddr;
+
+/// A disc that is open.
+#[derive(Debug)]
+pub struct Disc {
+    /// Its number.
+    pub number: DiscNumber,
+    /// The data file, with its lock.
+    pub data: Handle,
+    /// The listening socket.
+    pub listener: Handle,
+    /// The size that clients are told.
+    pub size: DiscSize,
+    /// Who may use it.
+    pub access: Access,
+    /// The disc's own address.
+    pub address: IpAddr,
+    /// The tail's own address: a client that comes from the disc's address is this machine.
+    pub own_address: IpAddr,
+    /// What a FLUSH waits for: the requests that want a sync.
+    pub barrier: Barrier<Token>,
+    /// Its connections, negotiated or not.
+    pub connections: Vec<Token>,
+    /// Where it is in its life.
+    pub state: State,
+    /// An accept is in the kernel.
+    pub accepting: bool,
+    /// Changes of access that wait for the last I/O of those that lost their right.
+    pub withdrawals: Vec<Withdrawal>,
+    /// Totals for the operator.
+    pub counters: DiscCounters,
+}
+
+/// See the picture at the top.
+#[derive(Debug)]
+pub enum State {
+    /// It accepts and serves.
+    Serving,
+    /// Its clients are being closed so that its size can change.
+    Resizing {
+        /// The size to come.
+        size: DiscSize,
+        /// Who asked.
+        reply: Reply,
+    },
+    /// Its clients are being closed for good.
+    Closing {
+        /// Who asked; `None` when the shard stops.
+        reply: Option<Reply>,
+        /// The last sync is under way.
+        syncing: bool,
+        /// It panicked before, so that its I/O is counted by the shares of its file.
+        orphans: bool,
+    },
+    /// Our code failed while it handled this disc.
+    Panicked,
+}
+
+/// A change of access that is in force and not answered yet (safety rule 4).
+#[derive(Debug)]
+pub struct Withdrawal {
+    /// Connections that were cut and are not gone.
+    pub waiting_for: Vec<Token>,
+    /// Who asked.
+    pub reply: Reply,
+}
+
+impl Disc {
+    /// True while it takes connections.
+    pub fn is_accepting(&self) -> bool {
+        matches!(self.state, State::Serving | State::Resizing { .. })
+    }
+
+    /// A connection is gone: takes it off all lists, and answers the withdrawals that waited for it only.
+    pub fn forget_connection(&mut self, connection: Token) {
+        self.connections.retain(|other| *other != connection);
+        for withdrawal in &mut self.withdrawals {
+            withdrawal.waiting_for.retain(|other| *other != connection);
+        }
+        for done in self.withdrawals.extract_if(.., |withdrawal| withdrawal.waiting_for.is_empty()) {
+            // Nobody may be waiting for the answer any more.
+            let _ = done.reply.send(Ok(()));
+        }
+    }
+}

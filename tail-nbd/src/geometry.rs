@@ -1,0 +1,95 @@
+//! Offsets and lengths of a disc. The only range check of the data plane is here.
+
+/// How large a disc is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiscSize(u64);
+
+/// Bytes of a disc that are known to be inside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    offset: u64,
+    length: u64,
+}
+
+impl DiscSize {
+    /// The kernel counts file offsets in an i64, so a disc is at most that large.
+    pub const BYTES_MAX: u64 = i64::MAX as u64;
+
+    /// A size in bytes; `None` when no file can be that large.
+    pub fn from_bytes(bytes: u64) -> Option<Self> {
+        (bytes <= Self::BYTES_MAX).then_some(Self(bytes))
+    }
+
+    /// The size in bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// `length` bytes at `offset`, if all of them are inside the disc.
+    pub fn range(self, offset: u64, length: u64) -> Option<ByteRange> {
+        (offset.checked_add(length)? <= self.0).then_some(ByteRange { offset, length })
+    }
+}
+
+impl ByteRange {
+    /// The first byte.
+    pub fn offset(self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes.
+    pub fn length(self) -> u64 {
+        self.length
+    }
+
+    /// The byte behind the last one.
+    pub fn end(self) -> u64 {
+        self.offset + self.length
+    }
+
+    /// The piece that starts `done` bytes into the range and is at most `piece_bytes_max` long.
+    ///
+    /// # Panics
+    /// When `done` is beyond the end, which is a bug of the caller.
+    #[must_use]
+    pub fn piece(self, done: u64, piece_bytes_max: u64) -> Self {
+        assert!(done <= self.length);
+        Self { offset: self.offset + done, length: (self.length - done).min(piece_bytes_max) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_inside_or_is_not_made() {
+        let size = DiscSize::from_bytes(100).unwrap();
+        for (offset, length, inside) in [
+            (0, 100, true),
+            (0, 0, true),
+            (100, 0, true),
+            (99, 1, true),
+            (99, 2, false),
+            (100, 1, false),
+            (101, 0, false),
+            (u64::MAX, 1, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(size.range(offset, length).is_some(), inside, "{length} bytes at {offset}");
+        }
+        assert_eq!(DiscSize::from_bytes(u64::MAX), None);
+    }
+
+    #[test]
+    fn pieces_cover_a_range_exactly() {
+        let range = DiscSize::from_bytes(1000).unwrap().range(7, 250).unwrap();
+        let (mut done, mut pieces) = (0, vec![]);
+        while done < range.length() {
+            let piece = range.piece(done, 100);
+            pieces.push((piece.offset(), piece.length()));
+            done += piece.length();
+        }
+        assert_eq!(pieces, [(7, 100), (107, 100), (207, 50)]);
+    }
+}

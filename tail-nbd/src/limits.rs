@@ -1,0 +1,115 @@
+//! Every bound of the data plane, with its reason. Memory is per shard unless said otherwise, and is
+//! touched only when used.
+
+/// Longest READ and WRITE that is carried out, in bytes: what clients may assume without negotiation
+/// (NBD protocol, "Size constraints"), and what we announce.
+pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+
+/// A WRITE with a longer payload than this is not even drained: the connection is closed. In bytes.
+pub const DRAIN_BYTES_MAX: u32 = 256 << 20;
+
+/// Longest option data that is looked at, in bytes. The longest legal one names an export (4,096 bytes)
+/// and a few contexts.
+pub const OPTION_BYTES_MAX: u32 = 16 << 10;
+
+/// Options with more data than [`OPTION_BYTES_MAX`] are drained up to this and answered with an error;
+/// beyond it the connection is closed. In bytes.
+pub const OPTION_DRAIN_BYTES_MAX: u32 = 1 << 20;
+
+/// Options in one handshake. libnbd needs fewer than ten.
+pub const OPTIONS_MAX: u32 = 64;
+
+/// Longest export name, in bytes (NBD protocol, "Values": strings).
+pub const NAME_BYTES_MAX: u32 = 4096;
+
+/// A connection that has not finished its handshake after this many seconds is closed (CVE-2024-7409).
+pub const HANDSHAKE_SECONDS_MAX: u64 = 10;
+
+/// A request whose bytes stop arriving for this many seconds, while we read, closes the connection.
+pub const STALL_SECONDS_MAX: u64 = 30;
+
+/// A connection that is closed at a request boundary gets this many seconds for its last replies.
+pub const DRAIN_SECONDS_MAX: u64 = 5;
+
+/// Milliseconds after which TCP gives up on a peer that acknowledges nothing, or reads nothing.
+pub const TCP_USER_TIMEOUT_MS: u32 = 60_000;
+
+/// Seconds of silence before TCP asks whether the peer is still there, seconds between its questions, and
+/// how many it asks.
+pub const KEEPALIVE: (u64, u64, u32) = (30, 10, 3);
+
+/// Connections of one disc that have been let in. qemu uses one, nbdcopy four, fio one a job.
+pub const CONNECTIONS_PER_DISC_MAX: usize = 64;
+
+/// Connections of one disc that are still negotiating, counted apart for addresses that the disc's access
+/// knows and for strangers, so that strangers cannot keep the owner out.
+pub const NEGOTIATING_PER_DISC_MAX: usize = 16;
+
+/// Requests of one connection being worked on. nbdcopy has 64 in flight, qemu 16.
+pub const REQUESTS_IN_FLIGHT_MAX: u32 = 128;
+
+/// Discs of one shard.
+pub const DISCS_MAX: usize = 4096;
+
+/// Connections of one shard, negotiated or not.
+pub const CONNECTIONS_MAX: usize = 8192;
+
+/// Requests being worked on in one shard.
+pub const TRANSFERS_MAX: usize = 4096;
+
+/// Operations in the kernel: an accept for each disc, a receive and a send for each connection, one for
+/// each request, one sync for each disc, and the mailbox.
+pub const SLOTS_MAX: usize = 32_768;
+
+const _: () = assert!(SLOTS_MAX > 2 * DISCS_MAX + 2 * CONNECTIONS_MAX + TRANSFERS_MAX);
+
+/// Entries of the submission queue. A turn with more operations submits more than once.
+pub const SUBMISSIONS_MAX: u32 = 1024;
+
+/// Entries of the completion queue; the kernel keeps what exceeds it and loses nothing.
+pub const COMPLETIONS_MAX: u32 = 4096;
+
+/// Bytes of one receive buffer: 15 writes of 4 KiB, or two thousand reads, in one system call.
+pub const RECEIVE_BYTES: usize = 64 << 10;
+
+/// Receive buffers. A connection holds one only while it has unread requests.
+pub const RECEIVE_BUFFERS: usize = 128;
+
+/// Receive buffers offered to the kernel at once. It uses them in turn, so few stay in the cache.
+pub const RECEIVE_OFFERED_MAX: u16 = 16;
+
+const _: () = assert!(RECEIVE_OFFERED_MAX.is_power_of_two() && (RECEIVE_OFFERED_MAX as usize) < RECEIVE_BUFFERS);
+
+/// After a large write this many bytes are received in search of the next request, in bytes: what comes
+/// behind its header is copied once more, so it should be little.
+pub const RECEIVE_AFTER_LARGE_BYTES: u32 = 512;
+
+/// A write from this length on counts as large, in bytes.
+pub const LARGE_WRITE_BYTES: u64 = 32 << 10;
+
+/// Sizes and counts of the data buffers: the common small request, the common large one, the piece
+/// that longer ones are cut into, and one for a reply that must be whole.
+pub const DATA_BUFFERS: [(usize, usize); 4] =
+    [(8 << 10, 2048), (128 << 10, 256), (PIECE_BYTES, 24), (PAYLOAD_BYTES_MAX as usize, 1)];
+
+/// Requests that may be cut are worked on in pieces of this many bytes (safety rule 25).
+pub const PIECE_BYTES: usize = 1 << 20;
+
+/// One connection that has this many bytes of data buffers gets no more, so that a client that does not
+/// read its replies starves no other. A connection that has none always gets one.
+pub const HELD_BYTES_MAX: usize = 8 << 20;
+
+/// Pieces of one gathered send: a header and a payload for each request in flight. Linux takes 1,024.
+pub const BATCH_PARTS_MAX: usize = 2 * REQUESTS_IN_FLIGHT_MAX as usize;
+
+const _: () = assert!(BATCH_PARTS_MAX <= 1024);
+
+/// Extents in one BLOCK_STATUS reply. Each costs two lseek calls on the shard's thread, which is why
+/// it is far below the protocol's 2^20.
+pub const EXTENTS_MAX: usize = 128;
+
+/// Orders waiting for a shard; the control thread waits when it is full.
+pub const MAILBOX_LETTERS_MAX: usize = 64;
+
+/// Events waiting for the control thread. What exceeds it is logged instead.
+pub const SHARD_EVENTS_MAX: usize = 1024;

@@ -1,0 +1,289 @@
+//! The handshake of a connection, up to the export.
+
+use super::option::{Ask, AskKind, ClientOption, Export, export_flags, write_infos, write_option_reply};
+use super::wire::{
+    BASE_ALLOCATION, BASE_ALLOCATION_ID, MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, Reader, handshake_flag,
+    option_reply, option_type,
+};
+use crate::error::Violation;
+use crate::geometry::DiscSize;
+use crate::limits::{OPTION_BYTES_MAX, OPTION_DRAIN_BYTES_MAX, OPTIONS_MAX};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// A handshake under way.
+#[derive(Debug)]
+pub struct Negotiation {
+    state: State,
+    /// The bytes of the item that is being received: at most [`OPTION_BYTES_MAX`].
+    partial: Vec<u8>,
+    zeroes_left_out: bool,
+    structured: bool,
+    /// The export that `base:allocation` was chosen for.
+    allocation_of: Option<String>,
+    options_count: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Flags,
+    Header,
+    Data { option: u32, length: u32 },
+    Drain { option: u32, remaining: u32 },
+    AwaitExport(Ask),
+}
+
+/// What a handshake asks of the driver.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Decide about this export and call [`Negotiation::handle_export`].
+    ExportWanted(String),
+    /// The client gave up; it is to get what is in `out`, and then the end.
+    Aborted,
+}
+
+/// Why a client does not get an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its address may not: ERR_POLICY.
+    Policy,
+    /// Its address may, but there is no such name: ERR_UNKNOWN.
+    Unknown,
+}
+
+/// What was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// The size of the export.
+    pub size: DiscSize,
+    /// Structured replies.
+    pub structured: bool,
+    /// `base:allocation` may be asked for.
+    pub allocation: bool,
+}
+
+impl Negotiation {
+    /// Starts a handshake; the greeting is appended to `out`.
+    pub fn new(out: &mut Vec<u8>) -> Self {
+        out.extend_from_slice(&MAGIC.to_be_bytes());
+        out.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
+        out.extend_from_slice(&(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES).to_be_bytes());
+        Self {
+            state: State::Flags,
+            partial: Vec::new(),
+            zeroes_left_out: false,
+            structured: false,
+            allocation_of: None,
+            options_count: 0,
+        }
+    }
+
+    /// Consumes a prefix of `bytes` and appends replies to `out`. While an export is awaited nothing is
+    /// consumed.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol: the connection is to be closed.
+    pub fn handle_bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Outcome>), Violation> {
+        let mut consumed = 0;
+        loop {
+            let rest = &bytes[consumed..];
+            let needed = match &mut self.state {
+                State::AwaitExport(_) => return Ok((consumed, None)),
+                State::Drain { option, remaining } => {
+                    let drained = rest.len().min(*remaining as usize);
+                    consumed += drained;
+                    *remaining -= u32::try_from(drained).expect("it is at most a u32");
+                    if *remaining > 0 {
+                        return Ok((consumed, None));
+                    }
+                    let option = *option;
+                    write_option_reply(out, option, option_reply::ERR_TOO_BIG, b"too much data");
+                    self.state = State::Header;
+                    continue;
+                }
+                State::Flags => 4,
+                State::Header => OPTION_HEADER_BYTES,
+                State::Data { length, .. } => *length as usize,
+            };
+            let taken = (needed - self.partial.len()).min(rest.len());
+            self.partial.extend_from_slice(&rest[..taken]);
+            consumed += taken;
+            if self.partial.len() < needed {
+                return Ok((consumed, None));
+            }
+            let item = core::mem::take(&mut self.partial);
+            if let Some(outcome) = self.handle_item(&item, out)? {
+                return Ok((consumed, Some(outcome)));
+            }
+        }
+    }
+
+    /// Answers an `ExportWanted`. With `Some`, the handshake is over.
+    ///
+    /// # Errors
+    /// When the client asked in a way that has no reply for a refusal.
+    ///
+    /// # Panics
+    /// When no export is awaited, which is a bug of the caller.
+    pub fn handle_export(
+        &mut self,
+        answer: Result<Export, Refusal>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Agreement>, Violation> {
+        let State::AwaitExport(ask) = core::mem::replace(&mut self.state, State::Header) else {
+            panic!("no export is awaited");
+        };
+        let Ask { name, kind } = ask;
+        let option = match kind {
+            AskKind::ExportName => option_type::EXPORT_NAME,
+            AskKind::Go(_) => option_type::GO,
+            AskKind::Info(_) => option_type::INFO,
+            AskKind::List => option_type::LIST,
+        };
+        match (answer, kind) {
+            (Ok(export), AskKind::ExportName) => {
+                out.extend_from_slice(&export.size.bytes().to_be_bytes());
+                out.extend_from_slice(&export_flags(self.structured).to_be_bytes());
+                if !self.zeroes_left_out {
+                    out.extend_from_slice(&[0; 124]);
+                }
+                Ok(Some(self.agree(&export, &name)))
+            }
+            (Ok(export), AskKind::Go(infos)) => {
+                write_infos(out, option, &export, &name, infos, self.structured);
+                write_option_reply(out, option, option_reply::ACK, &[]);
+                Ok(Some(self.agree(&export, &name)))
+            }
+            (Ok(export), AskKind::Info(infos)) => {
+                write_infos(out, option, &export, &name, infos, self.structured);
+                write_option_reply(out, option, option_reply::ACK, &[]);
+                Ok(None)
+            }
+            (Ok(export), AskKind::List) => {
+                let mut data = 0u32.to_be_bytes().to_vec();
+                data.extend_from_slice(export.description.as_bytes());
+                write_option_reply(out, option, option_reply::SERVER, &data);
+                write_option_reply(out, option, option_reply::ACK, &[]);
+                Ok(None)
+            }
+            (Err(_), AskKind::ExportName) => Err(Violation::ExportRefused),
+            (Err(Refusal::Policy), _) => {
+                write_option_reply(out, option, option_reply::ERR_POLICY, b"this address may not use this disc");
+                Ok(None)
+            }
+            // Names of exports are secrets, so there is nothing to list (safety rule 6).
+            (Err(Refusal::Unknown), AskKind::List) => {
+                write_option_reply(out, option, option_reply::ACK, &[]);
+                Ok(None)
+            }
+            (Err(Refusal::Unknown), _) => {
+                write_option_reply(out, option, option_reply::ERR_UNKNOWN, b"no such export");
+                Ok(None)
+            }
+        }
+    }
+
+    fn agree(&self, export: &Export, name: &str) -> Agreement {
+        let allocation = self.structured && self.allocation_of.as_deref() == Some(name);
+        Agreement { size: export.size, structured: self.structured, allocation }
+    }
+
+    /// The item that `state` waits for is there.
+    fn handle_item(&mut self, item: &[u8], out: &mut Vec<u8>) -> Result<Option<Outcome>, Violation> {
+        let mut reader = Reader(item);
+        match self.state {
+            State::Flags => {
+                let flags = reader.u32().expect("it has four bytes");
+                let known = u32::from(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
+                if flags & !known != 0 {
+                    return Err(Violation::ClientFlags(flags));
+                }
+                self.zeroes_left_out = flags & u32::from(handshake_flag::NO_ZEROES) != 0;
+                self.state = State::Header;
+                Ok(None)
+            }
+            State::Header => {
+                let magic = reader.u64().expect("it has sixteen bytes");
+                let option = reader.u32().expect("it has sixteen bytes");
+                let length = reader.u32().expect("it has sixteen bytes");
+                self.handle_header(magic, option, length, out)
+            }
+            State::Data { option, .. } => self.handle_option(option, item, out),
+            State::Drain { .. } | State::AwaitExport(_) => unreachable!("these states collect no item"),
+        }
+    }
+
+    fn handle_header(
+        &mut self,
+        magic: u64,
+        option: u32,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Outcome>, Violation> {
+        if magic != OPTION_MAGIC {
+            return Err(Violation::OptionMagic(magic));
+        }
+        self.options_count += 1;
+        if self.options_count > OPTIONS_MAX {
+            return Err(Violation::TooManyOptions);
+        }
+        if length > OPTION_DRAIN_BYTES_MAX || (length > OPTION_BYTES_MAX && option == option_type::EXPORT_NAME) {
+            return Err(Violation::OptionTooLong(length));
+        }
+        if length > OPTION_BYTES_MAX {
+            self.state = State::Drain { option, remaining: length };
+            return Ok(None);
+        }
+        if length == 0 {
+            return self.handle_option(option, &[], out);
+        }
+        self.state = State::Data { option, length };
+        Ok(None)
+    }
+
+    fn handle_option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<Outcome>, Violation> {
+        self.state = State::Header;
+        let ack = |out: &mut Vec<u8>| write_option_reply(out, option, option_reply::ACK, &[]);
+        match ClientOption::parse(option, data) {
+            Ok(ClientOption::Export(ask)) => {
+                let wanted = Outcome::ExportWanted(ask.name.clone());
+                self.state = State::AwaitExport(ask);
+                return Ok(Some(wanted));
+            }
+            Ok(ClientOption::Abort) => {
+                ack(out);
+                return Ok(Some(Outcome::Aborted));
+            }
+            Ok(ClientOption::StructuredReply) => {
+                self.structured = true;
+                ack(out);
+            }
+            Ok(ClientOption::ListMetaContext(_) | ClientOption::SetMetaContext { .. }) if !self.structured => {
+                write_option_reply(out, option, option_reply::ERR_INVALID, b"structured replies come first");
+            }
+            Ok(ClientOption::ListMetaContext(allocation)) => {
+                if allocation {
+                    write_context(out, option, 0);
+                }
+                ack(out);
+            }
+            Ok(ClientOption::SetMetaContext { name, allocation }) => {
+                self.allocation_of = allocation.then_some(name);
+                if allocation {
+                    write_context(out, option, BASE_ALLOCATION_ID);
+                }
+                ack(out);
+            }
+            // It has no error reply.
+            Err(_) if option == option_type::EXPORT_NAME => return Err(Violation::ExportRefused),
+            Err(reply) => write_option_reply(out, option, reply, &[]),
+        }
+        Ok(None)
+    }
+}
+
+fn write_context(out: &mut Vec<u8>, option: u32, id: u32) {
+    let mut data = id.to_be_bytes().to_vec();
+    data.extend_from_slice(BASE_ALLOCATION.as_bytes());
+    write_option_reply(out, option, option_reply::META_CONTEXT, &data);
+}

@@ -1,0 +1,134 @@
+//! One connection as the protocol sees it: the handshake, then requests. See the front page for how
+//! a driver uses it.
+
+use super::negotiation::{self, Agreement, Negotiation, Refusal};
+use super::option::Export;
+use super::request::Request;
+use super::transmission::{self, Transmission};
+use crate::error::Violation;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// The server's half of a connection.
+#[derive(Debug)]
+pub struct Server {
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    // Boxed because it is large, and gone after the first milliseconds.
+    Negotiation(Box<Negotiation>),
+    Transmission(Transmission),
+    Closed,
+}
+
+/// What a connection asks of its driver.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// May the client have the export of this name? Answer by [`Server::handle_export`].
+    ExportWanted(String),
+    /// Carry this out and answer it.
+    Request(Request),
+    /// The client wants no more: finish what is in flight, send what is to be sent, and close.
+    Closed,
+}
+
+impl Server {
+    /// Starts a connection; the greeting is appended to `out`.
+    pub fn new(out: &mut Vec<u8>) -> Self {
+        Self { phase: Phase::Negotiation(Box::new(Negotiation::new(out))) }
+    }
+
+    /// Consumes a prefix of `bytes` and says how long it is. It stops behind the first event, before a payload
+    /// (see [`Server::payload_remaining`]), and while an export is awaited. Harmless with no bytes.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol. What is in `out` may still be sent, then the connection is closed.
+    pub fn handle_bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Violation> {
+        let result = match &mut self.phase {
+            Phase::Negotiation(negotiation) => negotiation.handle_bytes(bytes, out).map(|(consumed, outcome)| {
+                (
+                    consumed,
+                    outcome.map(|outcome| match outcome {
+                        negotiation::Outcome::ExportWanted(name) => Event::ExportWanted(name),
+                        negotiation::Outcome::Aborted => Event::Closed,
+                    }),
+                )
+            }),
+            Phase::Transmission(transmission) => transmission.handle_bytes(bytes, out).map(|(consumed, outcome)| {
+                (
+                    consumed,
+                    outcome.map(|outcome| match outcome {
+                        transmission::Outcome::Request(request) => Event::Request(request),
+                        transmission::Outcome::Disconnected => Event::Closed,
+                    }),
+                )
+            }),
+            Phase::Closed => return Ok((bytes.len(), None)),
+        };
+        if matches!(result, Err(_) | Ok((_, Some(Event::Closed)))) {
+            self.phase = Phase::Closed;
+        }
+        result
+    }
+
+    /// Answers an [`Event::ExportWanted`].
+    ///
+    /// # Errors
+    /// When the client asked in a way that has no reply for a refusal.
+    ///
+    /// # Panics
+    /// When no export is awaited, which is a bug of the caller.
+    pub fn handle_export(&mut self, answer: Result<Export, Refusal>, out: &mut Vec<u8>) -> Result<(), Violation> {
+        let Phase::Negotiation(negotiation) = &mut self.phase else { panic!("no export is awaited") };
+        match negotiation.handle_export(answer, out) {
+            Ok(Some(agreement)) => self.phase = Phase::Transmission(Transmission::new(agreement)),
+            Ok(None) => {}
+            Err(violation) => {
+                self.phase = Phase::Closed;
+                return Err(violation);
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver has taken so many bytes of the payload of the last write.
+    ///
+    /// # Panics
+    /// When there are not so many to come, which is a bug of the caller.
+    pub fn handle_payload(&mut self, received: u32) {
+        let Phase::Transmission(transmission) = &mut self.phase else { panic!("no payload is awaited") };
+        transmission.handle_payload(received);
+    }
+
+    /// Bytes of payload that the driver has to take before anything else is consumed.
+    pub fn payload_remaining(&self) -> u32 {
+        match &self.phase {
+            Phase::Transmission(transmission) => transmission.payload_remaining(),
+            _ => 0,
+        }
+    }
+
+    /// What was agreed on, once the handshake is over.
+    pub fn agreement(&self) -> Option<&Agreement> {
+        match &self.phase {
+            Phase::Transmission(transmission) => Some(transmission.agreement()),
+            _ => None,
+        }
+    }
+
+    /// True while the handshake lasts.
+    pub fn is_negotiating(&self) -> bool {
+        matches!(self.phase, Phase::Negotiation(_))
+    }
+
+    /// True when a request has arrived in part.
+    pub fn is_midway(&self) -> bool {
+        matches!(&self.phase, Phase::Transmission(transmission) if transmission.is_midway())
+    }
+}
+
+#[cfg(test)]
+mod tests;

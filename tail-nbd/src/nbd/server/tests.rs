@@ -1,0 +1,271 @@
+use super::*;
+use crate::geometry::DiscSize;
+use crate::nbd::client::{Client, Reply};
+use crate::nbd::request::{Command, Header};
+use crate::nbd::wire::{Error, command_type, info_type, option_reply, option_type};
+use crate::nbd::{fuzz, reply};
+use alloc::vec;
+use proptest::prelude::*;
+
+const SIZE: u64 = 1 << 20;
+
+fn export() -> Export {
+    Export { size: DiscSize::from_bytes(SIZE).unwrap(), description: "a disc".into() }
+}
+
+/// A server whose driver grants the export "key", and whose disc answers at once: reads give the low byte
+/// of each offset.
+struct Driver {
+    server: Server,
+    out: Vec<u8>,
+    events: Vec<String>,
+    closed: bool,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let mut out = vec![];
+        let server = Server::new(&mut out);
+        Self { server, out, events: vec![], closed: false }
+    }
+
+    fn feed(&mut self, mut bytes: &[u8]) {
+        loop {
+            if self.server.payload_remaining() > 0 {
+                let taken = bytes.len().min(self.server.payload_remaining() as usize);
+                self.server.handle_payload(u32::try_from(taken).unwrap());
+                bytes = &bytes[taken..];
+                if self.server.payload_remaining() > 0 {
+                    return;
+                }
+            }
+            let Ok((consumed, event)) = self.server.handle_bytes(bytes, &mut self.out) else {
+                self.closed = true;
+                self.events.push("violation".into());
+                return;
+            };
+            bytes = &bytes[consumed..];
+            match event {
+                None if self.server.payload_remaining() > 0 && !bytes.is_empty() => {}
+                None => return,
+                Some(event) => self.handle(event),
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.events.push(format!("{event:?}"));
+        match event {
+            Event::ExportWanted(name) => {
+                let answer = if name == "key" { Ok(export()) } else { Err(Refusal::Unknown) };
+                self.closed |= self.server.handle_export(answer, &mut self.out).is_err();
+            }
+            Event::Closed => self.closed = true,
+            Event::Request(request) => {
+                let structured = self.server.agreement().unwrap().structured;
+                if let Command::Read { range, .. } = request.command {
+                    let length = u32::try_from(range.length()).unwrap();
+                    reply::write_data_header(&mut self.out, structured, request.cookie, range.offset(), length, true);
+                    self.out.extend((range.offset()..range.end()).map(|offset| offset as u8));
+                } else {
+                    reply::write_done(&mut self.out, request.cookie);
+                }
+            }
+        }
+    }
+}
+
+/// A client's whole life, as bytes.
+fn script(client: &mut Client, structured: bool) -> Vec<u8> {
+    let mut bytes = vec![];
+    client.write_flags(&mut bytes);
+    client.write_option(&mut bytes, 999, b"what is this");
+    if structured {
+        client.write_option(&mut bytes, option_type::STRUCTURED_REPLY, &[]);
+        client.write_contexts(&mut bytes, option_type::SET_META_CONTEXT, "key", &["base:allocation", "x:y"]);
+    }
+    client.write_go(&mut bytes, option_type::INFO, "no such name", &[]);
+    client.write_go(&mut bytes, option_type::GO, "key", &[info_type::BLOCK_SIZE]);
+    let header = |command, cookie, offset, length| Header { flags: 0, command, cookie, offset, length };
+    client.write_request(&mut bytes, header(command_type::READ, 1, 250, 10));
+    client.write_request(&mut bytes, header(command_type::WRITE, 2, 0, 5));
+    bytes.extend_from_slice(b"hello");
+    client.write_request(&mut bytes, header(command_type::WRITE, 3, SIZE, 7));
+    bytes.extend_from_slice(b"refused");
+    client.write_request(&mut bytes, header(77, 4, 0, 0));
+    client.write_request(&mut bytes, header(command_type::FLUSH, 5, 0, 0));
+    client.write_request(&mut bytes, header(command_type::DISC, 6, 0, 0));
+    bytes
+}
+
+fn run(pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>) {
+    let mut driver = Driver::new();
+    pieces.iter().for_each(|piece| driver.feed(piece));
+    (driver.events, driver.out)
+}
+
+#[test]
+fn a_whole_life_cut_at_every_byte_is_the_same_life() {
+    for structured in [false, true] {
+        let bytes = script(&mut Client::new(), structured);
+        let whole = run(&[&bytes]);
+        for cut in 0..=bytes.len() {
+            assert_eq!(run(&[&bytes[..cut], &bytes[cut..]]), whole, "cut at {cut}");
+        }
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(run(&single), whole, "a byte at a time");
+    }
+}
+
+#[test]
+fn the_client_understands_the_server() {
+    for structured in [false, true] {
+        let mut client = Client::new();
+        let bytes = script(&mut client, structured);
+        let (_, out) = run(&[&bytes]);
+        let mut replies = vec![];
+        for piece in out.chunks(3) {
+            client.handle_bytes(piece, &mut replies).unwrap();
+        }
+        assert_eq!(client.in_flight_count(), 0, "every request has its answer");
+        assert_eq!(replies[0], Reply::Greeting(3));
+        let option_types: Vec<u32> = replies
+            .iter()
+            .filter_map(|reply| if let Reply::Option { reply, .. } = reply { Some(*reply) } else { None })
+            .collect();
+        let (unsup, unknown, ack) = (option_reply::ERR_UNSUP, option_reply::ERR_UNKNOWN, option_reply::ACK);
+        let (info, context) = (option_reply::INFO, option_reply::META_CONTEXT);
+        let wanted =
+            if structured { vec![unsup, ack, context, ack, unknown, info, info, ack] } else { vec![unsup, unknown, info, info, ack] };
+        assert_eq!(option_types, wanted);
+        let errors: Vec<u32> = replies[1 + wanted.len()..].iter().map(Reply::error).collect();
+        assert_eq!(errors, [0, 0, Error::Enospc.code(), Error::Einval.code(), 0]);
+        let data: Vec<u8> = (250..260u32).map(|byte| byte as u8).collect();
+        let read = replies.iter().find_map(|reply| match reply {
+            Reply::Simple { cookie: 1, data, .. } => Some(data.clone()),
+            Reply::Chunk { cookie: 1, data, .. } => Some(data[8..].to_vec()),
+            _ => None,
+        });
+        assert_eq!(read, Some(data));
+    }
+}
+
+fn replies_to(write: impl FnOnce(&mut Client, &mut Vec<u8>)) -> (Vec<Reply>, bool) {
+    let (mut client, mut bytes) = (Client::new(), vec![]);
+    client.write_flags(&mut bytes);
+    write(&mut client, &mut bytes);
+    let mut driver = Driver::new();
+    driver.feed(&bytes);
+    let mut replies = vec![];
+    client.handle_bytes(&driver.out, &mut replies).unwrap();
+    (replies.split_off(1), driver.closed)
+}
+
+#[test]
+fn export_name_gives_size_and_flags_or_the_end() {
+    let (replies, closed) = replies_to(|c, out| c.write_option(out, option_type::EXPORT_NAME, b"key"));
+    assert!(matches!(replies[..], [Reply::Export(SIZE, _)]), "{replies:?}");
+    assert!(!closed);
+    let (replies, closed) = replies_to(|c, out| c.write_option(out, option_type::EXPORT_NAME, b"other"));
+    assert!(replies.is_empty() && closed);
+}
+
+#[test]
+fn a_client_without_no_zeroes_gets_the_zeroes() {
+    let mut bytes = 1u32.to_be_bytes().to_vec();
+    Client::new().write_option(&mut bytes, option_type::EXPORT_NAME, b"key");
+    let (_, out) = run(&[&bytes]);
+    assert_eq!(out.len(), 18 + 10 + 124);
+}
+
+#[test]
+fn abort_is_acknowledged() {
+    let (replies, closed) = replies_to(|c, out| c.write_option(out, option_type::ABORT, &[]));
+    assert!(matches!(replies[..], [Reply::Option { reply: option_reply::ACK, .. }]) && closed);
+}
+
+#[test]
+fn list_shows_no_key() {
+    let (replies, _) = replies_to(|c, out| c.write_option(out, option_type::LIST, &[]));
+    assert!(matches!(replies[..], [Reply::Option { reply: option_reply::ACK, .. }]), "{replies:?}");
+}
+
+#[test]
+fn contexts_need_structured_replies() {
+    let (replies, _) =
+        replies_to(|c, out| c.write_contexts(out, option_type::SET_META_CONTEXT, "key", &["base:allocation"]));
+    assert!(matches!(replies[..], [Reply::Option { reply: option_reply::ERR_INVALID, .. }]), "{replies:?}");
+}
+
+#[test]
+fn an_option_that_is_too_long_is_drained_and_the_next_one_understood() {
+    let (replies, closed) = replies_to(|c, out| {
+        c.write_option(out, option_type::GO, &vec![0; 100_000]);
+        c.write_option(out, option_type::ABORT, &[]);
+    });
+    let types: Vec<u32> =
+        replies.iter().filter_map(|r| if let Reply::Option { reply, .. } = r { Some(*reply) } else { None }).collect();
+    assert_eq!(types, [option_reply::ERR_TOO_BIG, option_reply::ACK]);
+    assert!(closed);
+}
+
+#[test]
+fn what_ends_a_handshake() {
+    let too_many = |c: &mut Client, out: &mut Vec<u8>| (0..65).for_each(|_| c.write_option(out, 999, &[]));
+    assert!(replies_to(too_many).1, "too many options");
+    let too_long = |_: &mut Client, out: &mut Vec<u8>| {
+        out.extend_from_slice(b"IHAVEOPT\0\0\0\x07\xff\xff\xff\xff");
+    };
+    assert!(replies_to(too_long).1, "an option of 4 GiB");
+    assert!(replies_to(|_, out| out.extend_from_slice(b"GET / HTTP/1.0\r\n\r\n")).1, "bytes of another protocol");
+    let mut driver = Driver::new();
+    driver.feed(&0xff00_0000_u32.to_be_bytes());
+    assert!(driver.closed, "unknown client flags");
+}
+
+proptest! {
+    #[test]
+    fn random_cuts_change_nothing(cuts in proptest::collection::vec(0usize..600, 0..12), structured: bool) {
+        let bytes = script(&mut Client::new(), structured);
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(run(&pieces), run(&[&bytes]));
+    }
+
+    #[test]
+    fn no_bytes_break_the_handshake(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fuzz::fuzz_negotiation(&bytes);
+    }
+
+    #[test]
+    fn no_options_break_the_handshake(
+        options in proptest::collection::vec((0u32..13, proptest::collection::vec(0u8..4, 0..40)), 0..10),
+        decision: u8,
+    ) {
+        let mut client = Client::new();
+        let mut bytes = vec![decision];
+        client.write_flags(&mut bytes);
+        options.iter().for_each(|(option, data)| client.write_option(&mut bytes, *option, data));
+        fuzz::fuzz_negotiation(&bytes);
+    }
+
+    #[test]
+    fn no_requests_break_the_transmission(
+        requests in proptest::collection::vec((0u16..10, 0u16..64, 0u64..(2 << 20), 0u32..2000), 0..12),
+        choice: u8,
+        tail in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut bytes = vec![choice];
+        for (cookie, (command, flags, offset, length)) in requests.into_iter().enumerate() {
+            let header = Header { flags, command, cookie: cookie as u64, offset, length };
+            bytes.extend_from_slice(&header.to_bytes());
+            if command == command_type::WRITE {
+                bytes.extend(core::iter::repeat_n(1, length as usize));
+            }
+        }
+        bytes.extend_from_slice(&tail);
+        fuzz::fuzz_transmission(&bytes);
+    }
+}

@@ -1,0 +1,133 @@
+//! The request half of a connection after the handshake.
+
+use super::negotiation::Agreement;
+use super::reply;
+use super::request::{Checked, Command, Header, Request};
+use super::wire::{Error, REQUEST_BYTES};
+use crate::error::Violation;
+use alloc::vec::Vec;
+
+/// Turns bytes into checked requests.
+#[derive(Debug)]
+pub struct Transmission {
+    agreement: Agreement,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Header { partial: [u8; REQUEST_BYTES], filled: usize },
+    Payload { remaining: u32 },
+    Discard { remaining: u32, cookie: u64, error: Error },
+    Ended,
+}
+
+/// What came out of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Carry this out. If it is a write, its payload comes next.
+    Request(Request),
+    /// The client said good-bye: finish what is in flight and close.
+    Disconnected,
+}
+
+const HEADER: State = State::Header { partial: [0; REQUEST_BYTES], filled: 0 };
+
+impl Transmission {
+    /// Starts with what the handshake agreed on.
+    pub fn new(agreement: Agreement) -> Self {
+        Self { agreement, state: HEADER }
+    }
+
+    /// What the handshake agreed on.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// Bytes of payload that the driver has to receive before anything else is consumed.
+    pub fn payload_remaining(&self) -> u32 {
+        match self.state {
+            State::Payload { remaining } => remaining,
+            _ => 0,
+        }
+    }
+
+    /// True when a request has arrived in part.
+    pub fn is_midway(&self) -> bool {
+        match self.state {
+            State::Header { filled, .. } => filled > 0,
+            State::Payload { .. } | State::Discard { .. } => true,
+            State::Ended => false,
+        }
+    }
+
+    /// Consumes a prefix of `bytes`, and appends refusals to `out`.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol: the connection is to be closed.
+    pub fn handle_bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Outcome>), Violation> {
+        let mut consumed = 0;
+        loop {
+            let rest = &bytes[consumed..];
+            match &mut self.state {
+                State::Payload { .. } => return Ok((consumed, None)),
+                State::Ended => return Ok((bytes.len(), None)),
+                State::Discard { remaining, cookie, error } => {
+                    let discarded = rest.len().min(*remaining as usize);
+                    consumed += discarded;
+                    *remaining -= u32::try_from(discarded).expect("it is at most a u32");
+                    if *remaining > 0 {
+                        return Ok((consumed, None));
+                    }
+                    reply::write_error(out, self.agreement.structured, *cookie, *error);
+                    self.state = HEADER;
+                }
+                State::Header { partial, filled } => {
+                    let taken = (REQUEST_BYTES - *filled).min(rest.len());
+                    partial[*filled..*filled + taken].copy_from_slice(&rest[..taken]);
+                    *filled += taken;
+                    consumed += taken;
+                    if *filled < REQUEST_BYTES {
+                        return Ok((consumed, None));
+                    }
+                    let header = Header::parse(partial)?;
+                    if let Some(outcome) = self.handle_header(header)? {
+                        return Ok((consumed, Some(outcome)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The driver has taken so many bytes of the payload.
+    ///
+    /// # Panics
+    /// When there are not so many to come, which is a bug of the caller.
+    pub fn handle_payload(&mut self, received: u32) {
+        let State::Payload { remaining } = &mut self.state else { panic!("no payload is awaited") };
+        *remaining = remaining.checked_sub(received).expect("more payload than was announced");
+        if *remaining == 0 {
+            self.state = HEADER;
+        }
+    }
+
+    fn handle_header(&mut self, header: Header) -> Result<Option<Outcome>, Violation> {
+        match header.check(&self.agreement)? {
+            Checked::Request(request) => {
+                self.state = match request.command {
+                    Command::Write { range, .. } if range.length() > 0 => State::Payload { remaining: header.length },
+                    _ => HEADER,
+                };
+                Ok(Some(Outcome::Request(request)))
+            }
+            Checked::Rejected { error, payload_bytes } => {
+                self.state = State::Discard { remaining: payload_bytes, cookie: header.cookie, error };
+                Ok(None)
+            }
+            Checked::Disconnect => {
+                self.state = State::Ended;
+                Ok(Some(Outcome::Disconnected))
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Replies on their way to one socket, gathered so that one system call sends them all.
+//!
+//! ```text
+//!   headers: [ h1 h2 h3 | h4 | h5 ]           protocol code appends here
+//!   parts:   headers[0..3] payload(Buffer) headers[3..4] payload(Buffer) headers[4..5]
+//! ```
+
+use crate::buffer::Buffer;
+use crate::limits::BATCH_PARTS_MAX;
+
+/// Headers and payloads, in the order of the wire.
+#[derive(Debug, Default)]
+pub struct Batch {
+    headers: Vec<u8>,
+    /// Bytes of `headers` that are in `parts` already.
+    headers_listed: usize,
+    parts: Vec<Part>,
+    /// Parts that are sent.
+    parts_sent: usize,
+    /// Bytes of the next part that are sent.
+    bytes_sent: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    Headers { start: usize, end: usize },
+    Payload { buffer: Buffer, length: usize },
+}
+
+/// Headers above this many bytes close a batch for new requests.
+const HEADERS_BYTES_MAX: usize = 64 << 10;
+
+impl Batch {
+    /// Where the protocol appends what it says.
+    pub fn headers(&mut self) -> &mut Vec<u8> {
+        &mut self.headers
+    }
+
+    /// Puts the first `length` bytes of a buffer behind everything that is there.
+    pub fn push_payload(&mut self, buffer: Buffer, length: usize) {
+        assert!(length <= buffer.capacity());
+        self.seal();
+        self.parts.push(Part::Payload { buffer, length });
+    }
+
+    /// Lists the headers that are not listed yet. To be called before sending.
+    pub fn seal(&mut self) {
+        let (start, end) = (self.headers_listed, self.headers.len());
+        if end > start {
+            self.parts.push(Part::Headers { start, end });
+            self.headers_listed = end;
+        }
+    }
+
+    /// True when there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty() && self.parts.is_empty()
+    }
+
+    /// True when no new request should be started before it is sent. What is in flight already fits in: it
+    /// has two parts a request at most.
+    pub fn is_full(&self) -> bool {
+        self.parts.len() >= BATCH_PARTS_MAX || self.headers.len() >= HEADERS_BYTES_MAX
+    }
+
+    /// The bytes that are not sent yet.
+    pub fn unsent(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts[self.parts_sent..].iter().enumerate().map(|(index, part)| {
+            let bytes = self.bytes_of(part);
+            if index == 0 { &bytes[self.bytes_sent..] } else { bytes }
+        })
+    }
+
+    /// So many more bytes are sent. True when that was all.
+    pub fn advance(&mut self, mut sent: usize) -> bool {
+        while let Some(part) = self.parts.get(self.parts_sent) {
+            let left = self.bytes_of(part).len() - self.bytes_sent;
+            if sent < left {
+                self.bytes_sent += sent;
+                return false;
+            }
+            sent -= left;
+            self.bytes_sent = 0;
+            self.parts_sent += 1;
+        }
+        assert!(sent == 0, "the kernel sent more than there was");
+        true
+    }
+
+    /// Empties it for the next use; the buffers go back to their pool.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.headers.shrink_to(HEADERS_BYTES_MAX);
+        self.parts.clear();
+        (self.headers_listed, self.parts_sent, self.bytes_sent) = (0, 0, 0);
+    }
+
+    fn bytes_of<'a>(&'a self, part: &'a Part) -> &'a [u8] {
+        match part {
+            Part::Headers { start, end } => &self.headers[*start..*end],
+            Part::Payload { buffer, length } => &buffer.bytes()[..*length],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Pool;
+
+    fn sample(pool: &Pool) -> Batch {
+        let mut batch = Batch::default();
+        batch.headers().extend_from_slice(b"one two ");
+        let mut buffer = pool.take_free(1).unwrap();
+        buffer.bytes_mut()[..6].copy_from_slice(b"three ");
+        batch.push_payload(buffer, 6);
+        batch.headers().extend_from_slice(b"four");
+        batch.seal();
+        batch
+    }
+
+    #[test]
+    fn a_send_cut_anywhere_goes_on_where_it_stopped() {
+        let pool = Pool::new(&[(4096, 1)]);
+        let whole = b"one two three four";
+        for cut in 0..whole.len() {
+            let mut batch = sample(&pool);
+            assert!(!batch.advance(cut));
+            let rest: Vec<u8> = batch.unsent().flatten().copied().collect();
+            assert_eq!(rest, whole[cut..], "cut at {cut}");
+            assert!(batch.advance(whole.len() - cut));
+            batch.clear();
+            assert_eq!(pool.taken_count(), 0);
+        }
+    }
+}

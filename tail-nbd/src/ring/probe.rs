@@ -1,0 +1,59 @@
+//! Does this kernel have what the data plane needs? Asked once, at the start, with a sentence for the operator
+//! when it does not.
+
+use io_uring::{IoUring, Probe, opcode};
+use std::io;
+use thiserror::Error;
+
+/// Why the data plane cannot run here.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No ring at all.
+    #[error(
+        "io_uring cannot be set up (Linux 6.1 or newer is needed, kernel.io_uring_disabled must be 0, and a \
+         container must allow io_uring_setup)"
+    )]
+    Setup(#[source] io::Error),
+    /// The kernel does not say what it can do.
+    #[error("io_uring does not say which operations it has")]
+    Ask(#[source] io::Error),
+    /// An operation is missing.
+    #[error("io_uring lacks the operation {0}; Linux 6.1 or newer is needed")]
+    Missing(&'static str),
+    /// Rings of provided buffers are missing.
+    #[error("io_uring takes no ring of receive buffers; Linux 6.1 or newer is needed")]
+    Buffers(#[source] io::Error),
+}
+
+const REQUIRED: [(&str, u8); 11] = [
+    ("accept", opcode::Accept::CODE),
+    ("poll", opcode::PollAdd::CODE),
+    ("recv", opcode::Recv::CODE),
+    ("sendmsg", opcode::SendMsg::CODE),
+    ("read", opcode::Read::CODE),
+    ("write", opcode::Write::CODE),
+    ("fsync", opcode::Fsync::CODE),
+    ("fallocate", opcode::Fallocate::CODE),
+    ("fadvise", opcode::Fadvise::CODE),
+    ("async_cancel", opcode::AsyncCancel::CODE),
+    ("nop", opcode::Nop::CODE),
+];
+
+/// Checks a ring that was just set up; the answer is a line for the log.
+///
+/// # Errors
+/// With the first thing that is missing.
+pub fn probe(ring: &IoUring) -> Result<String, ProbeError> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(ProbeError::Ask)?;
+    if let Some((name, _)) = REQUIRED.iter().find(|(_, code)| !probe.is_supported(*code)) {
+        return Err(ProbeError::Missing(name));
+    }
+    let optional = [
+        ("send_zc", probe.is_supported(opcode::SendZc::CODE)),
+        ("receive bundles", ring.params().is_feature_recvsend_bundle()),
+        ("minimum wait", ring.params().is_feature_min_timeout()),
+    ];
+    let found: Vec<&str> = optional.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    Ok(format!("io_uring with all {} required operations; also found, not used yet: {}", REQUIRED.len(), found.join(", ")))
+}

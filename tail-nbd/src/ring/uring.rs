@@ -1,0 +1,325 @@
+//! io_uring. The only file of the project with `unsafe`.
+//!
+//! Why it is sound:
+//!
+//! 1. **Memory the kernel works on belongs to the table of flights**, or to `offered`, from before the submission
+//!    until the completion is reaped. Both are private, nothing here reads or writes those bytes meanwhile, and
+//!    no safe code outside can name them, because [`Buffer`] and [`Batch`](super::batch::Batch) were moved in.
+//! 2. **It does not move.** A buffer's memory is leaked by its pool. The bytes of a batch's headers are on the heap
+//!    and nobody appends to them in flight. The message header and its list are in a box (`Wire`). Moving the owner,
+//!    which the table may do, moves none of these.
+//! 3. **An entry leaves the table only through its own completion.** Its token has the place and how often the
+//!    place was used; every operation here completes exactly once.
+//! 4. **Descriptors stay open**: an operation has a share of its descriptor.
+//! 5. **The end**: `drop` cancels everything and reaps until the table is empty. If that does not come about in
+//!    time, the table, the boxes and the offered buffers are leaked: the kernel may go on with them.
+
+use super::op::{Allocate, Completion, Handle, Op, Owner, decode};
+use super::probe::{ProbeError, probe};
+use super::slots::{Slots, Token};
+use crate::buffer::{ALIGNMENT, Buffer, Pool};
+use crate::limits::{
+    BATCH_PARTS_MAX, COMPLETIONS_MAX, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX, SUBMISSIONS_MAX,
+};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many zeroes one [`Op::WriteZeroBytes`] writes at most, in bytes.
+pub const ZEROES_BYTES: usize = 1 << 20;
+
+/// The group of the receive buffers; there is one.
+const RECEIVE_GROUP: u16 = 0;
+
+/// How long a ring that is dropped waits for what is in flight.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// A ring of one thread. It is neither `Send` nor `Sync`: the kernel takes submissions from the thread that
+/// made it only.
+pub struct Ring {
+    uring: IoUring,
+    flights: ManuallyDrop<Slots<Flight>>,
+    /// Boxes that no operation uses now.
+    wires: Vec<Box<Wire>>,
+    zeroes: &'static [u8],
+    receive: ReceiveBuffers,
+    features: String,
+}
+
+struct Flight {
+    owner: Owner,
+    op: Op,
+    wire: Option<Box<Wire>>,
+}
+
+/// What sendmsg looks at besides the bytes.
+struct Wire {
+    header: libc::msghdr,
+    list: Vec<libc::iovec>,
+}
+
+/// Buffers that the kernel picks from when something arrives.
+struct ReceiveBuffers {
+    pool: Pool,
+    /// The ring of entries shared with the kernel: `RECEIVE_OFFERED_MAX` of them, leaked, aligned to a page.
+    entries: *mut BufRingEntry,
+    tail: u16,
+    /// By number: what the kernel may write into.
+    offered: ManuallyDrop<Vec<Option<Buffer>>>,
+    free_numbers: Vec<u16>,
+}
+
+impl Ring {
+    /// Sets a ring up for this thread, and checks that the kernel has what is needed.
+    ///
+    /// # Errors
+    /// With the first thing that is missing.
+    pub fn new() -> Result<Self, ProbeError> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS_MAX)
+            .build(SUBMISSIONS_MAX)
+            .map_err(ProbeError::Setup)?;
+        let features = probe(&uring)?;
+        let receive = ReceiveBuffers::register(&uring).map_err(ProbeError::Buffers)?;
+        Ok(Self {
+            uring,
+            flights: ManuallyDrop::new(Slots::new(SLOTS_MAX)),
+            wires: Vec::new(),
+            zeroes: vec![0; ZEROES_BYTES].leak(),
+            receive,
+            features,
+        })
+    }
+
+    /// What the probe found, for the log.
+    pub fn features(&self) -> &str {
+        &self.features
+    }
+
+    /// Queues an operation; [`Ring::wait`] hands it to the kernel.
+    ///
+    /// # Errors
+    /// With the operation, when the table of flights is full.
+    pub fn submit(&mut self, owner: Owner, op: Op) -> Result<(), (Owner, Op)> {
+        let wire = matches!(op, Op::Transmit { .. }).then(|| self.wires.pop().unwrap_or_default());
+        let token = match self.flights.insert(Flight { owner, op, wire }) {
+            Ok(token) => token,
+            Err(Flight { owner, op, .. }) => return Err((owner, op)),
+        };
+        let flight = self.flights.get_mut(token).expect("it was just put in");
+        let entry = build(flight, self.zeroes).user_data(token.to_u64());
+        // SAFETY: what the entry points to is in `flight`, which stays in the table until the completion with
+        // this token is reaped (points 1 to 3 above).
+        while unsafe { self.uring.submission().push(&entry) }.is_err() {
+            // The queue is full: hand it over and go on. An error here shows again at the next wait.
+            if self.uring.submit().is_err() {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands everything queued to the kernel and waits for a completion, at most for `timeout`.
+    ///
+    /// # Errors
+    /// When the ring does not work any more.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.receive.offer();
+        let submitted = match timeout {
+            None => self.uring.submit_and_wait(1),
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        match submitted {
+            Ok(_) => Ok(()),
+            // Out of time, a signal, or completions to be reaped first: all of them are a turn without news.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends what is over.
+    pub fn reap(&mut self, completions: &mut Vec<Completion>) {
+        for entry in self.uring.completion() {
+            let token = Token::from_u64(entry.user_data());
+            // Cancellations have no entry in the table.
+            let Some(flight) = self.flights.remove(token) else { continue };
+            let received = cqueue::buffer_select(entry.flags()).and_then(|number| self.receive.take_back(number));
+            let result = decode(entry.result());
+            let socket = match (&flight.op, result) {
+                // SAFETY: accept gave this descriptor to this completion and to nobody else.
+                (Op::Accept { .. }, Ok(fd)) => Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+                _ => None,
+            };
+            self.wires.extend(flight.wire);
+            completions.push(Completion { owner: flight.owner, op: flight.op, result, socket, received });
+        }
+    }
+
+    /// True when receive buffers are left for connections that found none.
+    pub fn has_receive_buffers(&mut self) -> bool {
+        self.receive.offer();
+        self.receive.free_numbers.len() < usize::from(RECEIVE_OFFERED_MAX)
+    }
+
+    fn drain(&mut self) -> bool {
+        let deadline = Instant::now() + DRAIN_MAX;
+        let mut completions = Vec::new();
+        while !self.flights.is_empty() && Instant::now() < deadline {
+            // An error means that there is nothing to cancel, or that the waiting below will tell.
+            let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::any());
+            if self.wait(Some(Duration::from_millis(50))).is_err() {
+                break;
+            }
+            self.reap(&mut completions);
+            completions.clear();
+        }
+        self.flights.is_empty()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.drain() {
+            // SAFETY: neither is used after this, and nothing is in flight, so the kernel has no pointer into
+            // the table; with every receive over, it writes into no offered buffer either.
+            unsafe {
+                ManuallyDrop::drop(&mut self.flights);
+                ManuallyDrop::drop(&mut self.receive.offered);
+            }
+        } else {
+            tracing::error!(in_flight_count = self.flights.len(), "operations did not end; their memory is leaked");
+        }
+    }
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Self { header, list: Vec::with_capacity(BATCH_PARTS_MAX) }
+    }
+}
+
+impl ReceiveBuffers {
+    fn register(uring: &IoUring) -> io::Result<Self> {
+        let bytes = usize::from(RECEIVE_OFFERED_MAX) * size_of::<BufRingEntry>();
+        let memory = vec![0u8; bytes + ALIGNMENT].leak();
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let entries = memory[start..].as_mut_ptr().cast::<BufRingEntry>();
+        // SAFETY: the memory is leaked, so it is valid for as long as the ring; it is zeroed, aligned to a page
+        // and long enough for this many entries.
+        unsafe {
+            uring.submitter().register_buf_ring_with_flags(entries as u64, RECEIVE_OFFERED_MAX, RECEIVE_GROUP, 0)?;
+        }
+        Ok(Self {
+            pool: Pool::new(&[(RECEIVE_BYTES, RECEIVE_BUFFERS)]),
+            entries,
+            tail: 0,
+            offered: ManuallyDrop::new((0..RECEIVE_OFFERED_MAX).map(|_| None).collect()),
+            free_numbers: (0..RECEIVE_OFFERED_MAX).collect(),
+        })
+    }
+
+    /// Offers as many buffers as there are, up to the size of the ring.
+    fn offer(&mut self) {
+        let before = self.tail;
+        while !self.free_numbers.is_empty() {
+            let Some(mut buffer) = self.pool.take_free(RECEIVE_BYTES) else { break };
+            let number = self.free_numbers.pop().expect("it is not empty");
+            let place = usize::from(self.tail % RECEIVE_OFFERED_MAX);
+            // SAFETY: `place` is below the number of entries. The kernel does not look at this entry before the
+            // tail is moved below, and has given it back, since there are no more buffers offered than entries.
+            let entry = unsafe { &mut *self.entries.add(place) };
+            entry.set_addr(buffer.bytes_mut().as_mut_ptr() as u64);
+            entry.set_len(RECEIVE_BYTES as u32);
+            entry.set_bid(number);
+            self.offered[usize::from(number)] = Some(buffer);
+            self.tail = self.tail.wrapping_add(1);
+        }
+        if self.tail != before {
+            // SAFETY: the tail is inside the memory of the entries, aligned, and written by this thread only; the
+            // kernel reads it as an atomic. The entries before it are complete, which Release publishes.
+            let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries).cast_mut()) };
+            tail.store(self.tail, Ordering::Release);
+        }
+    }
+
+    /// The kernel is done with a buffer.
+    fn take_back(&mut self, number: u16) -> Option<Buffer> {
+        let buffer = self.offered.get_mut(usize::from(number))?.take()?;
+        self.free_numbers.push(number);
+        Some(buffer)
+    }
+}
+
+fn fd(handle: &Handle) -> Fd {
+    Fd(handle.as_raw_fd())
+}
+
+/// The submission of a flight that is in the table already. All pointers go to leaked memory or to the heap.
+fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
+    match &mut flight.op {
+        Op::Accept { listener } => opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+            .flags(libc::SOCK_CLOEXEC)
+            .build(),
+        Op::Poll { file } => opcode::PollAdd::new(fd(file), libc::POLLIN as u32).build(),
+        Op::Receive { socket, bytes_max } => opcode::Recv::new(fd(socket), std::ptr::null_mut(), *bytes_max)
+            .buf_group(RECEIVE_GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT),
+        Op::ReceiveInto { socket, buffer, filled, wanted } => {
+            let space = &mut buffer.bytes_mut()[*filled..*wanted];
+            opcode::Recv::new(fd(socket), space.as_mut_ptr(), space.len() as u32).flags(libc::MSG_WAITALL).build()
+        }
+        Op::Transmit { socket, batch } => {
+            let wire = flight.wire.as_mut().expect("a send has one");
+            wire.list.clear();
+            wire.list.extend(batch.unsent().map(|bytes| libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            }));
+            wire.header.msg_iov = wire.list.as_mut_ptr();
+            wire.header.msg_iovlen = wire.list.len();
+            let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+            opcode::SendMsg::new(fd(socket), &wire.header).flags(flags).build()
+        }
+        Op::Read { file, buffer, start, range } => {
+            let space = &mut buffer.bytes_mut()[*start..*start + range.length() as usize];
+            opcode::Read::new(fd(file), space.as_mut_ptr(), space.len() as u32).offset(range.offset()).build()
+        }
+        Op::Write { file, buffer, start, range } => {
+            let bytes = &buffer.bytes()[*start..*start + range.length() as usize];
+            opcode::Write::new(fd(file), bytes.as_ptr(), bytes.len() as u32).offset(range.offset()).build()
+        }
+        Op::WriteZeroBytes { file, range } => {
+            let bytes = &zeroes[..range.length() as usize];
+            opcode::Write::new(fd(file), bytes.as_ptr(), bytes.len() as u32).offset(range.offset()).build()
+        }
+        Op::Sync { file } => opcode::Fsync::new(fd(file)).flags(FsyncFlags::DATASYNC).build(),
+        Op::Allocate { file, mode, range } => {
+            let mode = match mode {
+                Allocate::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+                Allocate::Zero => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+            };
+            opcode::Fallocate::new(fd(file), range.length()).offset(range.offset()).mode(mode).build()
+        }
+        Op::Prefetch { file, range } => {
+            opcode::Fadvise::new(fd(file), range.length() as libc::off_t, libc::POSIX_FADV_WILLNEED)
+                .offset(range.offset())
+                .build()
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! From a new connection to a started request.
+
+use super::access::Refusal;
+use super::owner::{Shard, Waiter};
+use crate::connection::receive::{Input, Landing};
+use crate::connection::transfer::Transfer;
+use crate::connection::{Connection, State};
+use crate::disc::extents::{self, Run};
+use crate::limits::{
+    CONNECTIONS_PER_DISC_MAX, HANDSHAKE_SECONDS_MAX, HELD_BYTES_MAX, KEEPALIVE, LARGE_WRITE_BYTES,
+    NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
+};
+use crate::nbd::negotiation;
+use crate::nbd::option::Export;
+use crate::nbd::reply::{self, Extent};
+use crate::nbd::request::{Command, Request};
+use crate::nbd::server::Event;
+use crate::nbd::wire::{Error, STATE_HOLE, STATE_ZERO};
+use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::slots::Token;
+use rustix::net::sockopt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+impl Shard {
+    /// Has the kernel take the next connection of a disc. Harmless when it does already.
+    pub(super) fn accept(&mut self, token: Token) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        if !disc.accepting && disc.is_accepting() {
+            disc.accepting = true;
+            let listener = Rc::clone(&disc.listener);
+            self.outbox.push_back((Owner::Listener(token), Op::Accept { listener }));
+        }
+    }
+
+    pub(super) fn handle_accepted(&mut self, token: Token, completion: Completion) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        self.current = Some(token);
+        disc.accepting = false;
+        match completion.result {
+            Ok(_) => {
+                if let Some(socket) = completion.socket {
+                    self.welcome(token, socket);
+                }
+                self.accept(token);
+            }
+            // The peer was gone before we looked.
+            Err(errno) if matches!(errno.0, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => self.accept(token),
+            Err(errno) => {
+                if disc.is_accepting() {
+                    tracing::warn!(disc = %disc.number, %errno, "cannot accept; the next try is in a second");
+                    self.sweep_soon();
+                }
+                self.progress(token);
+            }
+        }
+    }
+
+    /// A new connection: it gets the greeting and a deadline, or, beyond a limit, is closed.
+    fn welcome(&mut self, token: Token, socket: OwnedFd) {
+        let Some(disc) = self.discs.get(token) else { return };
+        let Ok(peer) = configure(&socket) else { return };
+        let peer = if peer == disc.address { disc.own_address } else { peer };
+        let known = disc.access.knows(peer);
+        let negotiating_count = disc
+            .connections
+            .iter()
+            .filter_map(|other| self.connections.get(*other))
+            .filter(|other| other.server.is_negotiating() && other.known == known)
+            .count();
+        if !disc.is_accepting() || negotiating_count >= NEGOTIATING_PER_DISC_MAX || self.connections.is_full() {
+            return;
+        }
+        let batch = self.spare_batch();
+        let connection = Connection::new(token, Rc::new(socket), peer, known, batch);
+        let Ok(connection) = self.connections.insert(connection) else { return };
+        if let Some(disc) = self.discs.get_mut(token) {
+            disc.connections.push(connection);
+        }
+        self.set_deadline(connection, HANDSHAKE_SECONDS_MAX);
+        self.touch(connection);
+    }
+
+    pub(super) fn handle_received(&mut self, token: Token, completion: Completion) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        self.current = Some(connection.disc);
+        connection.receiving = false;
+        if connection.server.is_midway() {
+            connection.deadline = None;
+        }
+        let count = match completion.result {
+            Ok(count) => count as usize,
+            Err(errno) if errno.0 == libc::ENOBUFS => return self.starve(token),
+            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN) => 0,
+            Err(_) => return self.cut(token),
+        };
+        let at_end = completion.result == Ok(0);
+        match (completion.op, completion.received) {
+            _ if at_end => self.cut(token),
+            (Op::Receive { .. }, Some(buffer)) if connection.state == State::Open => {
+                connection.input = Some(Input::new(buffer, count));
+                self.touch(token);
+            }
+            (Op::ReceiveInto { buffer, .. }, _) if connection.state == State::Open => {
+                connection.server.handle_payload(count as u32);
+                let landing = connection.landing.as_mut().expect("an open connection keeps its landing");
+                landing.filled += count;
+                landing.buffer = Some(buffer);
+                self.touch(token);
+            }
+            _ => self.touch(token),
+        }
+    }
+
+    /// Looks at what has arrived until there is nothing left or something has to be waited for.
+    pub(super) fn process_input(&mut self, token: Token) {
+        loop {
+            let Some(connection) = self.connections.get_mut(token) else { return };
+            self.current = Some(connection.disc);
+            if connection.state != State::Open {
+                return;
+            }
+            if let Some(request) = connection.pending.take() {
+                if !self.start(token, request) {
+                    return;
+                }
+                continue;
+            }
+            if connection.landing.is_some() {
+                if !self.land(token) {
+                    return;
+                }
+                continue;
+            }
+            if connection.input.is_none() || !connection.has_room() {
+                return;
+            }
+            self.parse(token);
+        }
+    }
+
+    /// One step of the protocol.
+    fn parse(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(mut input) = connection.input.take() else { return };
+        let mut batch = match connection.filling.take() {
+            Some(batch) => batch,
+            None => self.spare_batch(),
+        };
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let step = connection.server.handle_bytes(input.bytes(), batch.headers());
+        connection.filling = Some(batch);
+        let event = match step {
+            Ok((consumed, event)) => {
+                if !input.consume(consumed) {
+                    connection.input = Some(input);
+                }
+                event
+            }
+            Err(violation) => {
+                tracing::debug!(peer = %connection.peer, %violation, "a client broke the protocol");
+                return self.drain(token);
+            }
+        };
+        match event {
+            Some(Event::Request(request)) => connection.pending = Some(request),
+            Some(Event::ExportWanted(name)) => self.decide(token, &name),
+            Some(Event::Closed) => self.drain(token),
+            None => {}
+        }
+    }
+
+    /// May this client use the disc? (R117)
+    fn decide(&mut self, token: Token, name: &str) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(disc) = self.discs.get_mut(connection.disc) else { return };
+        let others = disc.connections.iter().filter_map(|other| self.connections.get(*other));
+        let granted_count = others.filter(|other| other.grant.is_some()).count();
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let decision = disc.access.decide(connection.peer, name);
+        let answer = match &decision {
+            Ok(_) if granted_count >= CONNECTIONS_PER_DISC_MAX => Err(negotiation::Refusal::Policy),
+            Ok(_) => Ok(Export { size: disc.size, description: format!("disc {}", disc.number) }),
+            Err(Refusal::Address) => Err(negotiation::Refusal::Policy),
+            Err(Refusal::Name) => Err(negotiation::Refusal::Unknown),
+        };
+        if answer.is_err() {
+            disc.counters.refused_count += 1;
+        }
+        let Some(batch) = &mut connection.filling else { return };
+        if connection.server.handle_export(answer, batch.headers()).is_err() {
+            return self.drain(token);
+        }
+        if connection.server.agreement().is_some() {
+            connection.grant = decision.ok();
+            connection.deadline = None;
+        }
+    }
+
+    /// Starts a request. False when it has to wait; then it is in the queue.
+    fn start(&mut self, token: Token, request: Request) -> bool {
+        let Some(connection) = self.connections.get_mut(token) else { return true };
+        let disc = connection.disc;
+        #[cfg(test)]
+        if self.panic_on_request.is_some() && self.panic_on_request == self.discs.get(disc).map(|disc| disc.number) {
+            self.panic_on_request = None;
+            panic!("a panic that a test ordered");
+        }
+        let transfer = Transfer::new(token, disc, request);
+        if let Some(range) = transfer.range()
+            && range.length() == 0
+        {
+            connection.after_large = false;
+            self.answer_nothing(token, request);
+            return true;
+        }
+        // What needs memory gets it before anything else happens.
+        let bytes = match request.command {
+            Command::Read { .. } => transfer.read_piece(connection.is_structured()).length() as usize,
+            _ => 0,
+        };
+        let holder = connection.holder.clone();
+        let starved = holder.held_bytes() > 0 && holder.held_bytes() + bytes > HELD_BYTES_MAX;
+        let buffer = if bytes == 0 || starved { None } else { self.pool.take(bytes, &holder) };
+        let short_of_memory = bytes > 0 && buffer.is_none();
+        if short_of_memory || self.transfers.is_full() {
+            connection.pending = Some(request);
+            self.wait_for_buffer(token);
+            return false;
+        }
+        connection.after_large =
+            matches!(request.command, Command::Write { range, .. } if range.length() >= LARGE_WRITE_BYTES);
+        connection.in_flight_count += 1;
+        let id = self.transfers.insert(transfer).expect("it is not full");
+        match (request.command, buffer) {
+            (Command::Read { .. }, Some(buffer)) => self.submit_read(id, buffer),
+            (Command::Write { range, .. }, _) => {
+                connection.landing = Some(Landing { transfer: id, range, done: 0, buffer: None, filled: 0 });
+            }
+            (Command::BlockStatus { range, one }, _) => self.answer_status(id, range, one),
+            (Command::Flush, _) => self.sync(id),
+            _ => self.continue_simple(id),
+        }
+        true
+    }
+
+    /// Goes on with the payload that is arriving. True when what follows it may be looked at.
+    fn land(&mut self, token: Token) -> bool {
+        let Some(connection) = self.connections.get_mut(token) else { return false };
+        if connection.receiving {
+            return false;
+        }
+        let Some(landing) = &mut connection.landing else { return true };
+        if landing.buffer.is_none() {
+            let bytes = landing.piece_bytes();
+            let held_bytes = connection.holder.held_bytes();
+            let starved = held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX;
+            landing.buffer = if starved { None } else { self.pool.take(bytes, &connection.holder) };
+            if landing.buffer.is_none() {
+                self.wait_for_buffer(token);
+                return false;
+            }
+        }
+        if !connection.land_input() {
+            return false;
+        }
+        let Some(landing) = &mut connection.landing else { return true };
+        let (transfer, piece) = (landing.transfer, landing.piece());
+        let Some(buffer) = landing.buffer.take() else { return true };
+        landing.done += piece.length();
+        landing.filled = 0;
+        let whole = landing.done == landing.range.length();
+        if whole {
+            connection.landing = None;
+        }
+        self.submit_write(transfer, buffer, piece, whole);
+        true
+    }
+
+    /// A request about no bytes is done.
+    fn answer_nothing(&mut self, token: Token, request: Request) {
+        self.reply(token, |batch, structured| match request.command {
+            Command::Read { range, .. } => {
+                reply::write_data_header(batch.headers(), structured, request.cookie, range.offset(), 0, true);
+            }
+            _ => reply::write_done(batch.headers(), request.cookie),
+        });
+    }
+
+    fn answer_status(&mut self, id: Token, range: crate::geometry::ByteRange, one: bool) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        match extents::runs(&disc.data, range, one) {
+            Ok(runs) => {
+                let extents: Vec<Extent> = runs.iter().map(extent).collect();
+                self.reply(connection, |batch, _| reply::write_block_status(batch.headers(), cookie, &extents));
+            }
+            Err(errno) => {
+                tracing::warn!(disc = %disc.number, %errno, "cannot tell what is allocated");
+                transfer.error = Some(Error::Eio);
+                self.reply_error(id);
+            }
+        }
+        self.finish(id);
+    }
+
+    /// Has a READ wait for a buffer for its next piece.
+    pub(super) fn queue_read(&mut self, id: Token) {
+        self.waiting.push_back(Waiter::Transfer(id));
+    }
+}
+
+fn extent(run: &Run) -> Extent {
+    let state = if run.hole { STATE_HOLE | STATE_ZERO } else { 0 };
+    Extent { length: u32::try_from(run.length).expect("a request is below 4 GiB"), state }
+}
+
+/// Sets the socket up, and says who is at the other end.
+fn configure(socket: &impl AsFd) -> rustix::io::Result<IpAddr> {
+    let (idle, interval, probes) = KEEPALIVE;
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(idle))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(interval))?;
+    sockopt::set_tcp_keepcnt(socket, probes)?;
+    sockopt::set_tcp_user_timeout(socket, TCP_USER_TIMEOUT_MS)?;
+    let peer = rustix::net::getpeername(socket)?.ok_or(rustix::io::Errno::NOTCONN)?;
+    let peer = SocketAddr::try_from(peer)?;
+    Ok(peer.ip().to_canonical())
+}
+

@@ -1,0 +1,34 @@
+//! A shard: one thread, one ring, and the discs that belong to it.
+//!
+//! ```text
+//!  control ── Letter ──▶ mailbox ─┐
+//!                                 ▼
+//!   driver:  wait ─▶ apply each completion ─▶ maintain ─▶ submit once ─┐
+//!              ▲                                                       │
+//!              └───────────────────────────────────────────────────────┘
+//!   Shard:   discs ─▶ connections ─▶ transfers      (tables with tokens; no pointers between them)
+//! ```
+//!
+//! Invariants:
+//! * everything of a disc is touched by one thread only; there is no lock on the data path;
+//! * a buffer is in the pool, in a connection, in a batch, or in the kernel: it is moved, never shared;
+//! * who finds no buffer waits in one queue and is served first in the next turn; nothing grows meanwhile, because
+//!   what waits is not received from;
+//! * a panic ends one disc: its clients are cut, its I/O ends, the others do not notice.
+//!
+//! Deliberately absent: rate limits, live migration, pages by reference. The places for them are the queue
+//! for buffers, the transfer's start and end, and the batch's parts.
+
+mod access;
+mod clients;
+pub mod driver;
+mod handle;
+mod orders;
+mod owner;
+mod transfers;
+
+pub use access::{Access, Grant, Refusal};
+pub use handle::{
+    ClientStatus, DiscCounters, DiscStatus, OpenDisc, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
+    StartError,
+};

@@ -1,0 +1,248 @@
+//! Orders of the control side, and what follows from them.
+
+use super::access::Access;
+use super::handle::{ClientStatus, DiscStatus, OpenDisc, ShardError};
+use super::owner::Shard;
+use crate::connection;
+use crate::disc::barrier::Barrier;
+use crate::disc::{Disc, State, Withdrawal};
+use crate::error::Errno;
+use crate::geometry::DiscSize;
+use crate::mailbox::{Letter, Reply};
+use crate::ring::op::{Op, Owner};
+use crate::ring::slots::Token;
+use rustix::net::Shutdown;
+use spine::id::DiscNumber;
+use std::io;
+use std::rc::Rc;
+
+impl Shard {
+    /// Carries out one order. An order that is not answered at once is answered by [`Shard::progress`] or when
+    /// the last connection of a withdrawal is gone.
+    pub(super) fn handle_letter(&mut self, letter: Letter) {
+        self.current = None;
+        match letter {
+            Letter::Open(disc, reply) => {
+                let answer = self.open(*disc);
+                // Nobody may be waiting for an answer any more, here and below.
+                let _ = reply.send(answer);
+            }
+            Letter::SetAccess(number, access, reply) => self.set_access(number, access, reply),
+            Letter::Resize(number, size_bytes, reply) => self.resize(number, size_bytes, reply),
+            Letter::Close(number, reply) => match self.find(number) {
+                Ok(token) => self.close(token, Some(reply)),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Letter::Status(reply) => drop(reply.send(self.status())),
+            Letter::Stop(reply) => self.stop(Some(reply)),
+            #[cfg(test)]
+            Letter::Panic(number) => self.panic_on_request = Some(number),
+        }
+    }
+
+    /// Closes everything; the shard is finished when all of it is closed.
+    pub(super) fn stop(&mut self, reply: Option<tokio::sync::oneshot::Sender<()>>) {
+        self.stopping = Some(reply.unwrap_or_else(|| tokio::sync::oneshot::channel().0));
+        let discs: Vec<Token> = self.discs.iter().map(|(token, _)| token).collect();
+        for token in discs {
+            if !self.discs.get(token).is_some_and(|disc| matches!(disc.state, State::Closing { .. })) {
+                self.close(token, None);
+            }
+        }
+    }
+
+    fn find(&self, number: DiscNumber) -> Result<Token, ShardError> {
+        self.numbers.get(&number).copied().ok_or(ShardError::NotOpen(number))
+    }
+
+    fn open(&mut self, open: OpenDisc) -> Result<(), ShardError> {
+        let number = open.number;
+        if self.stopping.is_some() {
+            return Err(ShardError::Stopped(number));
+        }
+        if self.numbers.contains_key(&number) {
+            return Err(ShardError::AlreadyOpen(number));
+        }
+        let size = checked_size(number, open.size_bytes)?;
+        let address = open.listener.local_addr();
+        let address = address.map_err(|source| ShardError::Os { number, what: "the listener has no address", source })?;
+        let disc = Disc {
+            number,
+            data: Rc::new(open.data.into()),
+            listener: Rc::new(open.listener.into()),
+            size,
+            access: open.access,
+            address: address.ip().to_canonical(),
+            own_address: open.own_address.to_canonical(),
+            barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
+            connections: Vec::new(),
+            state: State::Serving,
+            accepting: false,
+            withdrawals: Vec::new(),
+            counters: super::DiscCounters::default(),
+        };
+        let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };
+        let token = self.discs.insert(disc).map_err(full)?;
+        self.numbers.insert(number, token);
+        self.accept(token);
+        Ok(())
+    }
+
+    fn set_access(&mut self, number: DiscNumber, access: Access, reply: Reply) {
+        let token = match self.find(number) {
+            Ok(token) => token,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        if matches!(disc.state, State::Panicked | State::Closing { .. }) {
+            return drop(reply.send(Err(ShardError::Busy(number))));
+        }
+        disc.access = access;
+        let connections = disc.connections.clone();
+        let mut waiting_for = Vec::new();
+        for id in connections {
+            let (Some(disc), Some(connection)) = (self.discs.get(token), self.connections.get(id)) else { continue };
+            let Some(grant) = &connection.grant else { continue };
+            // Those that an earlier change has cut, and that are not gone, count for this one too.
+            if connection.state == connection::State::Cut || !disc.access.still_grants(grant) {
+                waiting_for.push(id);
+                self.cut(id);
+            }
+        }
+        if waiting_for.is_empty() {
+            return drop(reply.send(Ok(())));
+        }
+        if let Some(disc) = self.discs.get_mut(token) {
+            disc.withdrawals.push(Withdrawal { waiting_for, reply });
+        }
+    }
+
+    fn resize(&mut self, number: DiscNumber, size_bytes: u64, reply: Reply) {
+        let found = self.find(number).and_then(|token| Ok((token, checked_size(number, size_bytes)?)));
+        let (token, size) = match found {
+            Ok(found) => found,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        if !matches!(disc.state, State::Serving) {
+            return drop(reply.send(Err(ShardError::Busy(number))));
+        }
+        disc.state = State::Resizing { size, reply };
+        self.drain_all(token);
+        self.progress(token);
+    }
+
+    fn close(&mut self, token: Token, reply: Option<Reply>) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        let orphans = match disc.state {
+            State::Closing { .. } | State::Resizing { .. } if reply.is_some() => {
+                return drop(reply.map(|reply| reply.send(Err(ShardError::Busy(disc.number)))));
+            }
+            State::Panicked => true,
+            _ => false,
+        };
+        disc.state = State::Closing { reply, syncing: false, orphans };
+        // It makes the accept in the kernel fail. An error says that there is none.
+        let _ = rustix::net::shutdown(&disc.listener, Shutdown::Both);
+        if orphans {
+            self.sweep_soon();
+        }
+        self.drain_all(token);
+        self.progress(token);
+    }
+
+    fn drain_all(&mut self, token: Token) {
+        let connections = self.discs.get(token).map(|disc| disc.connections.clone()).unwrap_or_default();
+        for connection in connections {
+            self.drain(connection);
+        }
+    }
+
+    /// Goes on with a resize or a close when its clients are gone. Harmless when spurious.
+    pub(super) fn progress(&mut self, token: Token) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        if !disc.connections.is_empty() {
+            return;
+        }
+        match &mut disc.state {
+            State::Serving | State::Panicked => {}
+            State::Resizing { .. } => {
+                let was = std::mem::replace(&mut disc.state, State::Serving);
+                let State::Resizing { size, reply } = was else { return };
+                let answer = rustix::fs::ftruncate(&disc.data, size.bytes()).map_err(|errno| ShardError::Os {
+                    number: disc.number,
+                    what: "cannot set the length of the data file",
+                    source: errno.into(),
+                });
+                if answer.is_ok() {
+                    disc.size = size;
+                }
+                let _ = reply.send(answer);
+            }
+            // The accept in the kernel has a share of the listener, not of the data.
+            State::Closing { orphans: true, .. } if Rc::strong_count(&disc.data) > 1 => self.sweep_soon(),
+            State::Closing { syncing: true, .. } => {}
+            State::Closing { syncing, .. } if disc.barrier.failed().is_none() => {
+                *syncing = true;
+                let file = Rc::clone(&disc.data);
+                self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));
+            }
+            State::Closing { .. } => {
+                let errno = disc.barrier.failed().unwrap_or(Errno(libc::EIO));
+                self.remove(token, Err(errno));
+            }
+        }
+    }
+
+    /// The last sync of a disc that is being closed.
+    pub(super) fn finish_close(&mut self, token: Token, result: Result<u32, Errno>) {
+        let Some(disc) = self.discs.get(token) else { return };
+        if matches!(disc.state, State::Closing { syncing: true, .. }) {
+            self.remove(token, result);
+        }
+    }
+
+    fn remove(&mut self, token: Token, result: Result<u32, Errno>) {
+        let Some(disc) = self.discs.remove(token) else { return };
+        let number = disc.number;
+        self.numbers.remove(&number);
+        let answer = result.map(|_| ()).map_err(|errno| ShardError::Os {
+            number,
+            what: "the last fdatasync failed",
+            source: io::Error::from_raw_os_error(errno.0),
+        });
+        let State::Closing { reply, .. } = disc.state else { return };
+        // The file is given up before the answer: whoever asked may take the lock at once.
+        drop((disc.data, disc.listener));
+        if let Some(reply) = reply {
+            let _ = reply.send(answer);
+        } else if let Err(error) = answer {
+            tracing::error!(disc = %number, error = &error as &dyn std::error::Error, "closed badly");
+        }
+    }
+
+    pub(super) fn disc_status(&self, disc: &Disc) -> DiscStatus {
+        let connections = disc.connections.iter().filter_map(|token| self.connections.get(*token));
+        let clients = connections.map(|connection| ClientStatus {
+            peer: connection.peer,
+            attached: connection.grant.is_some(),
+            requests_in_flight_count: connection.in_flight_count,
+        });
+        DiscStatus {
+            number: disc.number,
+            size_bytes: disc.size.bytes(),
+            clients: clients.collect(),
+            counters: disc.counters,
+            sync_failed: disc.barrier.failed().is_some(),
+            panicked: matches!(disc.state, State::Panicked),
+        }
+    }
+}
+
+fn checked_size(number: DiscNumber, size_bytes: u64) -> Result<DiscSize, ShardError> {
+    DiscSize::from_bytes(size_bytes).ok_or_else(|| ShardError::Os {
+        number,
+        what: "no file can be that large",
+        source: io::Error::from_raw_os_error(libc::EFBIG),
+    })
+}

@@ -1,0 +1,397 @@
+//! The owner of everything in a shard: applies completions and keeps the invariants.
+
+use super::handle::{ShardEvent, ShardStatus};
+use crate::buffer::Pool;
+use crate::connection::{Connection, State, transfer::Transfer};
+use crate::disc::{self, Disc};
+use crate::limits::{
+    CONNECTIONS_MAX, DATA_BUFFERS, DISCS_MAX, DRAIN_SECONDS_MAX, STALL_SECONDS_MAX, TRANSFERS_MAX,
+};
+use crate::ring::batch::Batch;
+use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::slots::{Slots, Token};
+use crate::time::Instant;
+use rustix::net::Shutdown;
+use spine::id::DiscNumber;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use tokio::sync::{mpsc, oneshot};
+
+/// A shard's discs and clients, and what is to be submitted for them.
+pub(super) struct Shard {
+    pub(super) discs: Slots<Disc>,
+    pub(super) numbers: HashMap<DiscNumber, Token>,
+    pub(super) connections: Slots<Connection>,
+    pub(super) transfers: Slots<Transfer>,
+    pub(super) pool: Pool,
+    /// Batches that nobody uses now.
+    batches: Vec<Box<Batch>>,
+    /// What the driver is to submit at the end of the turn.
+    pub(super) outbox: VecDeque<(Owner, Op)>,
+    /// Who waits for a buffer.
+    pub(super) waiting: VecDeque<Waiter>,
+    /// Connections that found no receive buffer.
+    starved: Vec<Token>,
+    /// Connections to be looked at in this turn.
+    touched: Vec<Token>,
+    /// The disc that is being worked on, for the case that it panics.
+    pub(super) current: Option<Token>,
+    pub(super) now: Instant,
+    sweep_at: Option<Instant>,
+    turns_count: u64,
+    events: mpsc::Sender<ShardEvent>,
+    pub(super) stopping: Option<oneshot::Sender<()>>,
+    #[cfg(test)]
+    pub(super) panic_on_request: Option<DiscNumber>,
+}
+
+/// Who waits for a buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// A connection, to start a request or to take the next piece of a payload.
+    Connection(Token),
+    /// A READ, to go on with its next piece.
+    Transfer(Token),
+}
+
+impl Shard {
+    pub(super) fn new(events: mpsc::Sender<ShardEvent>) -> Self {
+        Self {
+            discs: Slots::new(DISCS_MAX),
+            numbers: HashMap::new(),
+            connections: Slots::new(CONNECTIONS_MAX),
+            transfers: Slots::new(TRANSFERS_MAX),
+            pool: Pool::new(&DATA_BUFFERS),
+            batches: Vec::new(),
+            outbox: VecDeque::new(),
+            waiting: VecDeque::new(),
+            starved: Vec::new(),
+            touched: Vec::new(),
+            current: None,
+            now: Instant::default(),
+            sweep_at: None,
+            turns_count: 0,
+            events,
+            stopping: None,
+            #[cfg(test)]
+            panic_on_request: None,
+        }
+    }
+
+    /// A turn begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.now = now;
+        self.turns_count += 1;
+    }
+
+    /// When the driver is to take a turn though nothing happens.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.sweep_at
+    }
+
+    /// True when there is nothing left to do for ever.
+    pub(super) fn is_finished(&self) -> bool {
+        self.stopping.is_some() && self.discs.is_empty()
+    }
+
+    /// One completion. Its owner may be gone: then what it carries is dropped.
+    pub(super) fn apply(&mut self, completion: Completion) {
+        match completion.owner {
+            Owner::Mailbox => unreachable!("the driver reads the mailbox"),
+            Owner::Listener(disc) => self.handle_accepted(disc, completion),
+            Owner::Receive(connection) => self.handle_received(connection, completion),
+            Owner::Transmit(connection) => self.handle_transmitted(connection, completion),
+            Owner::Transfer(transfer) => self.handle_transfer(transfer, completion),
+            Owner::Sync(disc) => self.handle_synced(disc, completion.result),
+        }
+    }
+
+    /// Everything is applied; appends who waited for a buffer, and looks at the clock. `has_receive_buffers` says
+    /// whether those that found no receive buffer may try again.
+    pub(super) fn take_waiters(&mut self, has_receive_buffers: bool, work: &mut Vec<Work>) {
+        if has_receive_buffers {
+            for connection in std::mem::take(&mut self.starved) {
+                self.touch(connection);
+            }
+        }
+        if self.sweep_at.is_some_and(|at| at <= self.now) {
+            self.sweep();
+        }
+        work.extend(self.waiting.drain(..).map(Work::Waiter));
+    }
+
+    /// Appends the connections that something happened to. Working on them may touch more.
+    pub(super) fn take_touched(&mut self, work: &mut Vec<Work>) {
+        work.extend(self.touched.drain(..).map(Work::Connection));
+    }
+
+    /// Does one piece of work.
+    pub(super) fn work(&mut self, work: Work) {
+        match work {
+            Work::Waiter(Waiter::Transfer(transfer)) => self.continue_read(transfer),
+            Work::Waiter(Waiter::Connection(connection)) => {
+                if let Some(waiting) = self.connections.get_mut(connection) {
+                    waiting.queued = false;
+                    self.advance(connection);
+                }
+            }
+            Work::Connection(connection) => {
+                if let Some(touched) = self.connections.get_mut(connection) {
+                    touched.touched = false;
+                    self.advance(connection);
+                }
+            }
+        }
+    }
+
+    /// Has a connection looked at before the turn ends.
+    pub(super) fn touch(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token)
+            && !connection.touched
+        {
+            connection.touched = true;
+            self.touched.push(token);
+        }
+    }
+
+    /// Puts a connection into the queue for buffers.
+    pub(super) fn wait_for_buffer(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token)
+            && !connection.queued
+        {
+            connection.queued = true;
+            self.waiting.push_back(Waiter::Connection(token));
+        }
+    }
+
+    /// Has a connection try again when there are receive buffers.
+    pub(super) fn starve(&mut self, token: Token) {
+        self.starved.push(token);
+    }
+
+    /// Restores the invariants of a connection: everything that can go on goes on.
+    fn advance(&mut self, token: Token) {
+        self.process_input(token);
+        self.transmit(token);
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        self.current = Some(connection.disc);
+        if connection.state == State::Draining && connection.is_drained() {
+            self.cut(token);
+        }
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.invariants();
+        if let Some(op) = connection.next_receive() {
+            let midway = connection.server.is_midway();
+            self.outbox.push_back((Owner::Receive(token), op));
+            if midway {
+                self.set_deadline(token, STALL_SECONDS_MAX);
+            }
+        } else if connection.is_over() {
+            self.free(token);
+        }
+    }
+
+    /// A batch to fill.
+    pub(super) fn spare_batch(&mut self) -> Box<Batch> {
+        self.batches.pop().unwrap_or_default()
+    }
+
+    /// A batch that is sent, or will never be.
+    pub(super) fn recycle(&mut self, mut batch: Box<Batch>) {
+        batch.clear();
+        self.batches.push(batch);
+    }
+
+    /// Has `write` append to the replies of a connection, unless it is cut.
+    pub(super) fn reply(&mut self, token: Token, write: impl FnOnce(&mut Batch, bool)) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state == State::Cut {
+            return;
+        }
+        let structured = connection.is_structured();
+        let mut batch = match connection.filling.take() {
+            Some(batch) => batch,
+            None => self.spare_batch(),
+        };
+        write(&mut batch, structured);
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.filling = Some(batch);
+        }
+        self.touch(token);
+    }
+
+    fn transmit(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.sending {
+            return;
+        }
+        let Some(mut batch) = connection.filling.take() else { return };
+        if batch.is_empty() || connection.state == State::Cut {
+            return self.recycle(batch);
+        }
+        batch.seal();
+        connection.sending = true;
+        let socket = Rc::clone(&connection.socket);
+        self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
+    }
+
+    fn handle_transmitted(&mut self, token: Token, completion: Completion) {
+        let Op::Transmit { socket, mut batch } = completion.op else { unreachable!("a send") };
+        let Some(connection) = self.connections.get_mut(token) else { return self.recycle(batch) };
+        self.current = Some(connection.disc);
+        let sent = match completion.result {
+            Ok(sent) if sent > 0 => sent,
+            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN) => 0,
+            Ok(_) | Err(_) => {
+                connection.sending = false;
+                self.recycle(batch);
+                return self.cut(token);
+            }
+        };
+        if connection.state == State::Cut || batch.advance(sent as usize) {
+            connection.sending = false;
+            self.recycle(batch);
+            self.touch(token);
+        } else {
+            self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
+        }
+    }
+
+    /// No more requests of this client; it is closed when all is answered.
+    pub(super) fn drain(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state != State::Open {
+            return;
+        }
+        connection.state = State::Draining;
+        self.stop_receiving(token);
+        self.set_deadline(token, DRAIN_SECONDS_MAX);
+        self.touch(token);
+    }
+
+    /// Ends a connection now. It stays until its last operation is over.
+    pub(super) fn cut(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state == State::Cut {
+            return;
+        }
+        connection.state = State::Cut;
+        connection.deadline = None;
+        // It wakes the receive and the send that are in the kernel. An error says that the peer was faster.
+        let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
+        let unsent = connection.filling.take();
+        self.stop_receiving(token);
+        if let Some(batch) = unsent {
+            self.recycle(batch);
+        }
+        self.touch(token);
+    }
+
+    fn stop_receiving(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.input = None;
+        connection.pending = None;
+        if let Some(landing) = connection.landing.take() {
+            self.abandon_write(landing.transfer);
+        }
+    }
+
+    fn free(&mut self, token: Token) {
+        let Some(connection) = self.connections.remove(token) else { return };
+        if let Some(disc) = self.discs.get_mut(connection.disc) {
+            disc.forget_connection(token);
+            self.progress(connection.disc);
+        }
+    }
+
+    /// Cuts the connection unless something happens within so many seconds.
+    pub(super) fn set_deadline(&mut self, token: Token, seconds: u64) {
+        let deadline = self.now.plus_seconds(seconds);
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.deadline = Some(deadline);
+            self.sweep_soon();
+        }
+    }
+
+    /// Has the deadlines, and what else is only seen by looking, looked at within a second.
+    pub(super) fn sweep_soon(&mut self) {
+        let soon = self.now.plus_seconds(1);
+        self.sweep_at.get_or_insert(soon);
+    }
+
+    fn sweep(&mut self) {
+        self.sweep_at = None;
+        let dated: Vec<(Token, Instant)> = self
+            .connections
+            .iter()
+            .filter_map(|(token, connection)| connection.deadline.map(|deadline| (token, deadline)))
+            .collect();
+        let now = self.now;
+        let later = dated.iter().any(|(_, deadline)| *deadline > now);
+        for (token, _) in dated.into_iter().filter(|(_, deadline)| *deadline <= now) {
+            tracing::debug!(peer = ?self.connections.get(token).map(|c| c.peer), "a client is too slow and is cut off");
+            self.cut(token);
+        }
+        if later {
+            self.sweep_soon();
+        }
+        let discs: Vec<Token> = self.discs.iter().map(|(token, _)| token).collect();
+        for disc in discs {
+            self.progress(disc);
+            self.accept(disc);
+        }
+    }
+
+    /// Our code panicked at the current disc: everything of it goes, its I/O ends on its own, and nobody
+    /// gets an answer that says more than is known. False when no disc was being worked on.
+    pub(super) fn bury(&mut self, message: String) -> bool {
+        let Some(token) = self.current.take() else { return false };
+        let connections: Vec<Token> =
+            self.connections.iter().filter(|(_, c)| c.disc == token).map(|(token, _)| token).collect();
+        for connection in connections.into_iter().filter_map(|token| self.connections.remove(token)) {
+            let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
+        }
+        let transfers: Vec<Token> =
+            self.transfers.iter().filter(|(_, t)| t.disc == token).map(|(token, _)| token).collect();
+        for transfer in transfers {
+            self.transfers.remove(transfer);
+        }
+        let Some(disc) = self.discs.get_mut(token) else { return true };
+        tracing::error!(disc = %disc.number, message, "a panic; the disc is out of service");
+        let _ = rustix::net::shutdown(&disc.listener, Shutdown::Both);
+        disc.connections.clear();
+        disc.withdrawals.clear();
+        disc.barrier = disc::barrier::Barrier::new(disc.barrier.failed());
+        let was = std::mem::replace(&mut disc.state, disc::State::Panicked);
+        let number = disc.number;
+        if let disc::State::Closing { reply, .. } = was {
+            disc.state = disc::State::Closing { reply, syncing: false, orphans: true };
+            self.sweep_soon();
+        }
+        self.tell(ShardEvent::Panicked { number, message });
+        true
+    }
+
+    /// Tells the control side; what does not fit is logged instead.
+    pub(super) fn tell(&mut self, event: ShardEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::error!(?event, "the control side does not take its events");
+        }
+    }
+
+    pub(super) fn status(&self) -> ShardStatus {
+        let mut discs: Vec<_> = self.discs.iter().map(|(_, disc)| self.disc_status(disc)).collect();
+        discs.sort_by_key(|disc| disc.number);
+        let waiting_count = self.waiting.len() + self.starved.len();
+        ShardStatus { discs, turns_count: self.turns_count, waiting_count }
+    }
+}
+
+/// Something to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    /// It waited for a buffer.
+    Waiter(Waiter),
+    /// Something happened to it.
+    Connection(Token),
+}

@@ -1,0 +1,291 @@
+//! Requests being carried out, and their answers.
+
+use super::handle::ShardEvent;
+use super::owner::Shard;
+use crate::buffer::Buffer;
+use crate::connection::State;
+use crate::error::Errno;
+use crate::geometry::ByteRange;
+use crate::limits::HELD_BYTES_MAX;
+use crate::nbd::reply;
+use crate::nbd::request::Command;
+use crate::nbd::wire::Error;
+use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::slots::Token;
+use std::rc::Rc;
+
+impl Shard {
+    /// Reads the next piece of a READ.
+    pub(super) fn submit_read(&mut self, id: Token, buffer: Buffer) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        let structured = self.connections.get(transfer.connection).is_some_and(|c| c.is_structured());
+        let range = transfer.read_piece(structured);
+        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        let file = Rc::clone(&disc.data);
+        self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range }));
+    }
+
+    /// Writes a piece whose payload is whole; `last` says that no more is to come.
+    pub(super) fn submit_write(&mut self, id: Token, buffer: Buffer, range: ByteRange, last: bool) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        transfer.landing = !last;
+        // A write that has failed already only takes its payload in.
+        if transfer.error.is_some() {
+            return self.finish_write(id);
+        }
+        transfer.writes_count += 1;
+        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        let file = Rc::clone(&disc.data);
+        self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start: 0, range }));
+    }
+
+    /// The rest of the payload will not come: the client is cut, or being closed.
+    pub(super) fn abandon_write(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        transfer.landing = false;
+        if transfer.writes_count == 0 {
+            self.finish(id);
+        } else {
+            // It is not answered as done: the client would take the bytes that never came for written.
+            transfer.error.get_or_insert(Error::Eshutdown);
+        }
+    }
+
+    /// Goes on with a READ that has sent a piece, or waits for a buffer.
+    pub(super) fn continue_read(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        let Some(connection) = self.connections.get(transfer.connection) else { return };
+        self.current = Some(transfer.disc);
+        if connection.state == State::Cut {
+            return self.finish(id);
+        }
+        let bytes = transfer.read_piece(connection.is_structured()).length() as usize;
+        let held_bytes = connection.holder.held_bytes();
+        let starved = held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX;
+        match if starved { None } else { self.pool.take(bytes, &connection.holder) } {
+            Some(buffer) => self.submit_read(id, buffer),
+            None => self.queue_read(id),
+        }
+    }
+
+    /// Goes on with a TRIM, WRITE_ZEROES or CACHE.
+    pub(super) fn continue_simple(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        let cut = self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
+        match transfer.next_op(&disc.data) {
+            Some(op) if !cut => self.outbox.push_back((Owner::Transfer(id), op)),
+            _ => self.conclude(id),
+        }
+    }
+
+    pub(super) fn handle_transfer(&mut self, id: Token, completion: Completion) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        self.current = Some(transfer.disc);
+        let result = completion.result;
+        match completion.op {
+            Op::Read { file, buffer, start, range } => match progress(result, range) {
+                Progress::Done => self.handle_read(id, buffer, start + range.length() as usize),
+                Progress::Rest(rest) => {
+                    let start = start + (range.length() - rest.length()) as usize;
+                    self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start, range: rest }));
+                }
+                Progress::Failed(errno) => self.fail(id, errno),
+            },
+            Op::Write { file, buffer, start, range } => match progress(result, range) {
+                Progress::Done => {
+                    transfer.writes_count -= 1;
+                    drop(buffer);
+                    self.finish_write(id);
+                }
+                Progress::Rest(rest) => {
+                    let start = start + (range.length() - rest.length()) as usize;
+                    self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start, range: rest }));
+                }
+                Progress::Failed(errno) => {
+                    transfer.writes_count -= 1;
+                    drop(buffer);
+                    self.note_error(id, errno);
+                    self.finish_write(id);
+                }
+            },
+            op => match transfer.handle_result(&op, result) {
+                Ok(()) => self.continue_simple(id),
+                Err(errno) => self.fail(id, errno),
+            },
+        }
+    }
+
+    /// A piece has been read.
+    fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let Command::Read { range, .. } = transfer.request.command else { unreachable!("a read") };
+        let (connection, cookie, offset) = (transfer.connection, transfer.request.cookie, range.offset() + transfer.done);
+        transfer.done += length as u64;
+        let last = transfer.done == range.length();
+        self.reply(connection, |batch, structured| {
+            reply::write_data_header(batch.headers(), structured, cookie, offset, length as u32, last);
+            batch.push_payload(buffer, length);
+        });
+        if last { self.finish(id) } else { self.continue_read(id) }
+    }
+
+    /// A write is answered when its payload is all there and nothing of it is in the kernel.
+    fn finish_write(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        if !transfer.landing && transfer.writes_count == 0 {
+            self.conclude(id);
+        }
+    }
+
+    /// The work is done: sync if that is wanted, and answer.
+    fn conclude(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        if transfer.error.is_none() && transfer.wants_sync() {
+            return self.sync(id);
+        }
+        if transfer.error.is_some() {
+            self.reply_error(id);
+        } else {
+            let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+            self.reply(connection, |batch, _| reply::write_done(batch.headers(), cookie));
+        }
+        self.finish(id);
+    }
+
+    fn fail(&mut self, id: Token, errno: Errno) {
+        self.note_error(id, errno);
+        self.reply_error(id);
+        self.finish(id);
+    }
+
+    fn note_error(&mut self, id: Token, errno: Errno) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let error = reply::wire_error(&transfer.request.command, errno);
+        transfer.error.get_or_insert(error);
+        let number = self.discs.get(transfer.disc).map(|disc| disc.number);
+        tracing::debug!(disc = ?number, %errno, command = ?transfer.request.command, "a request failed");
+    }
+
+    pub(super) fn reply_error(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        let error = transfer.error.unwrap_or(Error::Eio);
+        self.reply(connection, |batch, structured| reply::write_error(batch.headers(), structured, cookie, error));
+    }
+
+    /// A request is over: its answer, if any, is in the batch.
+    pub(super) fn finish(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.remove(id) else { return };
+        if let Some(disc) = self.discs.get_mut(transfer.disc) {
+            let (counters, bytes) = (&mut disc.counters, transfer.range().map_or(0, ByteRange::length));
+            match transfer.request.command {
+                _ if transfer.error.is_some() => counters.errors_count += 1,
+                Command::Read { .. } => {
+                    counters.reads_count += 1;
+                    counters.read_bytes += bytes;
+                }
+                Command::Write { .. } => {
+                    counters.writes_count += 1;
+                    counters.written_bytes += bytes;
+                }
+                Command::Trim { .. } | Command::WriteZeroes { .. } => counters.zeroes_count += 1,
+                Command::Flush | Command::BlockStatus { .. } | Command::Cache(_) => {}
+            }
+            counters.flushes_count += u64::from(transfer.wants_sync());
+        }
+        if let Some(connection) = self.connections.get_mut(transfer.connection) {
+            connection.in_flight_count -= 1;
+        }
+        self.touch(transfer.connection);
+    }
+
+    /// Has the answer of a request wait for a sync.
+    pub(super) fn sync(&mut self, id: Token) {
+        let Some(transfer) = self.transfers.get(id) else { return };
+        let token = transfer.disc;
+        if let Some(disc) = self.discs.get_mut(token) {
+            disc.barrier.add(id);
+        }
+        self.start_sync(token);
+    }
+
+    fn start_sync(&mut self, token: Token) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        if disc.barrier.start() {
+            let file = Rc::clone(&disc.data);
+            self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));
+        }
+        for id in disc.barrier.take_hopeless() {
+            self.answer_synced(id, false);
+        }
+    }
+
+    pub(super) fn handle_synced(&mut self, token: Token, result: Result<u32, Errno>) {
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        self.current = Some(token);
+        if !disc.barrier.is_running() {
+            // It is the last one of a disc that is being closed, or was started before a panic.
+            return self.finish_close(token, result);
+        }
+        let result = result.map(|_| ());
+        let covered = disc.barrier.finish(result);
+        if let Err(errno) = result {
+            tracing::error!(disc = %disc.number, %errno, "fsync failed: FLUSH and FUA fail until the disc is reloaded");
+            let number = disc.number;
+            self.tell(ShardEvent::SyncFailed { number, errno: errno.0 });
+        }
+        for id in covered {
+            self.answer_synced(id, result.is_ok());
+        }
+        self.start_sync(token);
+    }
+
+    fn answer_synced(&mut self, id: Token, durable: bool) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        if durable {
+            self.reply(connection, |batch, _| reply::write_done(batch.headers(), cookie));
+        } else {
+            transfer.error = Some(Error::Eio);
+            self.reply_error(id);
+        }
+        self.finish(id);
+    }
+}
+
+/// How far a read or a write has come.
+enum Progress {
+    Done,
+    Rest(ByteRange),
+    Failed(Errno),
+}
+
+/// The one rule for short reads and writes: go on with the rest; no byte at all is an error, since a disc's file
+/// is as long as the disc.
+fn progress(result: Result<u32, Errno>, range: ByteRange) -> Progress {
+    match result {
+        Ok(0) => Progress::Failed(Errno(libc::EIO)),
+        Ok(count) if u64::from(count) < range.length() => Progress::Rest(range.piece(count.into(), range.length())),
+        Ok(_) => Progress::Done,
+        Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN) => Progress::Rest(range),
+        Err(errno) => Progress::Failed(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::DiscSize;
+
+    #[test]
+    fn a_short_transfer_goes_on_and_none_at_all_fails() {
+        let range = DiscSize::from_bytes(1000).unwrap().range(100, 50).unwrap();
+        assert!(matches!(progress(Ok(50), range), Progress::Done));
+        let Progress::Rest(rest) = progress(Ok(20), range) else { panic!("a rest") };
+        assert_eq!((rest.offset(), rest.length()), (120, 30));
+        assert!(matches!(progress(Ok(0), range), Progress::Failed(Errno(libc::EIO))));
+        assert!(matches!(progress(Err(Errno(libc::EINTR)), range), Progress::Rest(rest) if rest == range));
+        assert!(matches!(progress(Err(Errno(libc::ENOSPC)), range), Progress::Failed(Errno(libc::ENOSPC))));
+    }
+}

@@ -1,0 +1,36 @@
+//! Time as the engine sees it: passed in by the driver, which alone reads the clock.
+
+/// A moment, in nanoseconds since the shard started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// From nanoseconds since the shard's start.
+    pub fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Self(nanoseconds)
+    }
+
+    /// The moment this many seconds later.
+    #[must_use]
+    pub fn plus_seconds(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds.saturating_mul(1_000_000_000)))
+    }
+
+    /// How long after `earlier` it is; nothing when it is before.
+    pub fn since(self, earlier: Self) -> core::time::Duration {
+        core::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_ordered_and_do_not_overflow() {
+        let start = Instant::default();
+        assert!(start < start.plus_seconds(1));
+        assert_eq!(start.plus_seconds(2), Instant::from_nanoseconds(2_000_000_000));
+        assert_eq!(start.plus_seconds(u64::MAX).plus_seconds(1), Instant::from_nanoseconds(u64::MAX));
+    }
+}

@@ -1,0 +1,137 @@
+//! A real tail in a namespace, with a folder of its own.
+
+use super::{Net, brain::DEADLINE};
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tail-nbd");
+
+/// A tail's files, and its process while there is one.
+pub struct Tail {
+    namespace: String,
+    /// Pool, images, state and configuration are in here.
+    pub folder: tempfile::TempDir,
+    process: Option<Child>,
+}
+
+impl Tail {
+    /// Prepares its files.
+    pub fn new(net: &Net) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["sata1", "images"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let tail = Self { namespace: net.tail.clone(), folder, process: None };
+        let at = tail.folder.path().display();
+        let config = format!(
+            r#"name = "tail1"
+brains = ["[fd00:b16:0:2::1]:7770"]
+storage_prefix = "fd00:b16:0:d::/64"
+storage_interface = "storage0"
+storage_address = "fd00:b16:0:2::21"
+state_dir = "{at}/state"
+images_dir = "{at}/images"
+shards = 2
+[[pool]]
+name = "sata1"
+grade = "sata"
+path = "{at}/sata1"
+note = "test"
+"#
+        );
+        fs::write(tail.config(), config).unwrap();
+        tail
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("tail.toml")
+    }
+
+    /// A file of a disc.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join("sata1/discs").join(name)
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let socket_path = self.folder.path().join("notify.sock");
+        let _ = fs::remove_file(&socket_path);
+        let socket = UnixDatagram::bind(&socket_path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut command = self.command(&["run"]);
+        command.env("NOTIFY_SOCKET", &socket_path).stdout(Stdio::null());
+        self.process = Some(command.spawn().unwrap());
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).expect("the tail says that it is ready");
+        assert_eq!(&message[..length], b"READY=1");
+    }
+
+    /// Ends it as a power cut of the process would.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Ends it as an operator would, and waits for its end.
+    pub fn terminate(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            if Instant::now() > deadline {
+                let _ = process.kill();
+                let _ = process.wait();
+                panic!("the tail does not stop");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs the program in the namespace to its end.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What `tail-nbd status --json` says.
+    pub fn status(&self) -> Value {
+        let output = self.output(&["status", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, PROGRAM]).args(arguments).arg("--config").arg(self.config());
+        command
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Bytes that a file takes on its filesystem.
+pub fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).unwrap().blocks() * 512
+}

@@ -1,0 +1,392 @@
+//! Real shards, real files, real sockets.
+
+mod common;
+
+use common::{LOOPBACK, MIB, PATIENCE, Tail, pattern};
+use spine::id::DiscNumber;
+use spine::secret::Secret;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use tail_nbd::limits::{PAYLOAD_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
+use tail_nbd::nbd::client::Reply;
+use tail_nbd::nbd::request::Header;
+use tail_nbd::nbd::wire::{Error, command_flag, command_type, option_reply, option_type};
+use tail_nbd::shard::{Access, OpenDisc, ShardError};
+
+#[test]
+fn what_is_written_is_read_back() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 64 * MIB);
+    let mut peer = disc.connect();
+    // Around the sizes of buffers, receive buffers and pieces, at odd offsets.
+    for (seed, length) in
+        [1, 511, 512, 4096, 8192, 8193, 65_500, 65_536, 131_072, 131_073, 1 << 20, (1 << 20) + 1, 3 << 20].iter().enumerate()
+    {
+        let (offset, bytes) = (seed as u64 * 4 * MIB + 7, pattern(seed as u64, *length));
+        peer.write(offset, &bytes);
+        assert_eq!(peer.read(offset, *length as u32), bytes, "{length} bytes at {offset}");
+        let mut stored = vec![0; *length];
+        tail.file(1).read_exact_at(&mut stored, offset).unwrap();
+        assert_eq!(stored, bytes, "{length} bytes in the file");
+    }
+    let counters = tail.status(disc.number).counters;
+    assert_eq!((counters.reads_count, counters.writes_count, counters.errors_count), (13, 13, 0));
+}
+
+#[test]
+fn the_longest_read_and_write_with_both_kinds_of_replies() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 40 * MIB);
+    let bytes = pattern(3, PAYLOAD_BYTES_MAX as usize);
+    let mut simple = disc.connect_as("", false).unwrap();
+    simple.write(5, &bytes);
+    assert!(simple.read(5, PAYLOAD_BYTES_MAX) == bytes, "simple replies");
+    let mut structured = disc.connect();
+    assert!(structured.read(5, PAYLOAD_BYTES_MAX) == bytes, "chunks");
+    let (error, data) = structured.ask(command_type::READ, command_flag::DF, 5, PAYLOAD_BYTES_MAX, &[]);
+    assert!(error == 0 && data == bytes, "one chunk");
+    assert_eq!(structured.read(5, 0), b"", "nothing");
+}
+
+#[test]
+fn a_write_cut_at_any_byte_arrives_whole() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, MIB);
+    let mut peer = disc.connect();
+    let bytes = pattern(9, 40);
+    for cut in 1..68 {
+        let header = Header { flags: 0, command: command_type::WRITE, cookie: cut, offset: cut * 64, length: 40 };
+        let mut out = vec![];
+        peer.client.write_request(&mut out, header);
+        out.extend_from_slice(&bytes);
+        peer.socket.set_nodelay(true).unwrap();
+        peer.socket.write_all(&out[..cut as usize]).unwrap();
+        std::thread::yield_now();
+        peer.socket.write_all(&out[cut as usize..]).unwrap();
+        assert_eq!(peer.next().unwrap().error(), 0, "cut at {cut}");
+        assert_eq!(peer.read(cut * 64, 40), bytes, "cut at {cut}");
+    }
+}
+
+#[test]
+fn many_requests_in_flight_get_each_its_own_answer() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 16 * MIB);
+    let mut peer = disc.connect_as("", false).unwrap();
+    let bytes = pattern(1, 16 << 20);
+    peer.write(0, &bytes);
+    let count = u64::from(REQUESTS_IN_FLIGHT_MAX) * 4;
+    let header = |cookie: u64| Header {
+        flags: 0,
+        command: command_type::READ,
+        cookie,
+        offset: (cookie * 7919 * 512) % (15 << 20),
+        length: 512 + (cookie as u32 % 17) * 4096,
+    };
+    let mut out = vec![];
+    (0..count).for_each(|cookie| peer.client.write_request(&mut out, header(cookie)));
+    let mut sender = peer.socket.try_clone().unwrap();
+    let writing = std::thread::spawn(move || sender.write_all(&out));
+    for _ in 0..count {
+        let Some(Reply::Simple { cookie, error: 0, data }) = peer.next() else { panic!("a good answer") };
+        let Header { offset, length, .. } = header(cookie);
+        assert!(data == bytes[offset as usize..][..length as usize], "request {cookie}");
+    }
+    writing.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_client_that_reads_nothing_starves_no_other() {
+    let tail = Tail::start(1);
+    let (greedy, modest) = (tail.serve(1, 64 * MIB), tail.serve(2, 64 * MIB));
+    let mut peers = vec![];
+    for _ in 0..3 {
+        let mut peer = greedy.connect();
+        // Each of these asks for 512 MiB and takes nothing.
+        for cookie in 0..16 {
+            let header = Header { flags: 0, command: command_type::READ, cookie, offset: 0, length: PAYLOAD_BYTES_MAX };
+            peer.send(header, &[]);
+        }
+        peers.push(peer);
+    }
+    tail.wait_for(greedy.number, "the greedy requests are being worked on", |status| {
+        status.clients.iter().all(|client| client.requests_in_flight_count > 0)
+    });
+    let mut peer = modest.connect();
+    let bytes = pattern(5, 1 << 20);
+    peer.write(0, &bytes);
+    assert!(peer.read(0, 1 << 20) == bytes);
+    // And a withdrawal does not wait for them to read.
+    tail.runtime.block_on(tail.shards().set_access(greedy.number, Access::Nobody)).unwrap();
+    assert!(tail.status(greedy.number).clients.is_empty());
+}
+
+#[test]
+fn zeroes_holes_and_what_block_status_says() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 8 * MIB);
+    let mut peer = disc.connect();
+    peer.write(0, &pattern(1, 4 << 20));
+    let allocated = || tail.file(1).metadata().unwrap().blocks() * 512;
+    tail.file(1).sync_all().unwrap();
+    assert_eq!(allocated(), 4 * MIB);
+
+    let hole = |peer: &mut common::Peer, command, flags, offset| peer.ask(command, flags, offset, 1 << 20, &[]).0;
+    assert_eq!(hole(&mut peer, command_type::WRITE_ZEROES, 0, 0), 0);
+    assert_eq!(hole(&mut peer, command_type::TRIM, 0, MIB), 0);
+    assert_eq!(allocated(), 2 * MIB, "zeroes and trims make holes");
+    assert_eq!(hole(&mut peer, command_type::WRITE_ZEROES, command_flag::NO_HOLE, 2 * MIB), 0);
+    assert_eq!(allocated(), 2 * MIB, "NO_HOLE keeps what is allocated");
+    assert_eq!(hole(&mut peer, command_type::WRITE_ZEROES, command_flag::NO_HOLE | command_flag::FUA, 7 * MIB), 0);
+    assert_eq!(allocated(), 3 * MIB, "NO_HOLE allocates");
+    assert!(peer.read(0, 3 << 20).iter().all(|byte| *byte == 0));
+    assert!(peer.read(3 * MIB, 1 << 20) == pattern(1, 4 << 20)[3 << 20..], "the neighbour is whole");
+
+    let (error, data) = peer.ask(command_type::BLOCK_STATUS, 0, 0, 8 << 20, &[]);
+    let fields: Vec<u32> = data.chunks(4).map(|field| u32::from_be_bytes(field.try_into().unwrap())).collect();
+    assert_eq!((error, fields.chunks(2).map(|extent| extent[0]).sum::<u32>()), (0, 8 << 20));
+    assert_eq!(fields[..2], [2 << 20, 3], "a hole that reads as zeroes comes first");
+    let (_, one) = peer.ask(command_type::BLOCK_STATUS, command_flag::REQ_ONE, 3 * MIB, 5 << 20, &[]);
+    assert_eq!(one, [(1u32 << 20).to_be_bytes(), 0u32.to_be_bytes()].concat(), "REQ_ONE: one extent");
+    assert_eq!(peer.ask(command_type::CACHE, 0, 0, 8 << 20, &[]).0, 0);
+    assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, 0);
+}
+
+#[test]
+fn a_refusal_leaves_the_connection_usable() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, MIB);
+    for structured in [false, true] {
+        let mut peer = disc.connect_as("", structured).unwrap();
+        assert_eq!(peer.try_write(MIB - 1, b"xy"), Error::Enospc.code(), "past the end");
+        assert_eq!(peer.ask(command_type::READ, 0, MIB, 1, &[]).0, Error::Einval.code());
+        assert_eq!(peer.ask(command_type::WRITE_ZEROES, command_flag::FAST_ZERO, 0, 1, &[]).0, Error::Einval.code());
+        assert_eq!(peer.ask(12, 0, 0, 0, &[]).0, Error::Einval.code(), "an unknown command");
+        // 33 MiB: drained, refused, and the next request is understood.
+        let long = vec![1; 33 << 20];
+        assert_eq!(peer.try_write(0, &long), Error::Einval.code());
+        assert_eq!(peer.read(0, 16), [0; 16], "nothing of it was written");
+    }
+}
+
+#[test]
+fn errors_of_the_file_system_reach_the_client() {
+    if !common::has("mke2fs") {
+        return;
+    }
+    let tail = Tail::start(1);
+    // A file that may not grow any more has no space: the rest of the machine stays as it is.
+    let file = tail.file(1);
+    file.set_len(MIB).unwrap();
+    let disc = tail.serve_file(1, file, 4 * MIB, Access::List(vec![LOOPBACK]));
+    let mut peer = disc.connect();
+    // The file is shorter than the disc: an error of ours, and never made-up bytes.
+    assert_eq!(peer.ask(command_type::READ, 0, 2 * MIB, 512, &[]).0, Error::Eio.code());
+    assert_eq!(peer.read(0, 512), [0; 512], "the connection lives");
+}
+
+#[test]
+fn r117_r131_attachments_decide_who_may_connect() {
+    let tail = Tail::start(1);
+    let file = tail.file(1);
+    file.set_len(MIB).unwrap();
+    let key = Secret::new("the-key-of-this-start");
+    let access = Access::Attachments(vec![(LOOPBACK, key.hash())]);
+    let disc = tail.serve_file(1, file, MIB, access);
+    assert_eq!(disc.connect_as("", true).err(), Some(option_reply::ERR_UNKNOWN));
+    assert_eq!(disc.connect_as("another key", true).err(), Some(option_reply::ERR_UNKNOWN));
+    let mut peers: Vec<_> = (0..4).map(|_| disc.connect_as(key.reveal(), true).unwrap()).collect();
+    peers.iter_mut().for_each(|peer| peer.write(0, b"as many connections as it likes"));
+
+    let new_key = Secret::new("the key of the next start");
+    let access = Access::Attachments(vec![(LOOPBACK, new_key.hash())]);
+    tail.runtime.block_on(tail.shards().set_access(disc.number, access)).unwrap();
+    assert_eq!(tail.status(disc.number).clients, [], "the withdrawal was answered when they were gone");
+    assert!(peers.iter_mut().all(|peer| peer.is_closed()), "those of the old key are cut off");
+    assert_eq!(disc.connect_as(key.reveal(), true).err(), Some(option_reply::ERR_UNKNOWN));
+    disc.connect_as(new_key.reveal(), true).unwrap();
+
+    let elsewhere = Access::Attachments(vec![("192.0.2.1".parse().unwrap(), new_key.hash())]);
+    tail.runtime.block_on(tail.shards().set_access(disc.number, elsewhere)).unwrap();
+    assert_eq!(disc.connect_as(new_key.reveal(), true).err(), Some(option_reply::ERR_POLICY));
+    assert_eq!(tail.status(disc.number).counters.refused_count, 4);
+}
+
+#[test]
+fn a_change_of_access_leaves_those_who_keep_their_right_alone() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, MIB);
+    let mut peer = disc.connect();
+    let longer = Access::List(vec!["192.0.2.1".parse().unwrap(), LOOPBACK]);
+    tail.runtime.block_on(tail.shards().set_access(disc.number, longer)).unwrap();
+    peer.write(0, b"still here");
+}
+
+#[test]
+fn rule4_a_withdrawn_client_writes_nothing_after_the_answer() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 64 * MIB);
+    let peer = disc.connect();
+    let mut socket = peer.socket.try_clone().unwrap();
+    let (mut client, started) = (peer.client, std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    let count = std::sync::Arc::clone(&started);
+    // Writes without end, until it is cut off.
+    let writing = std::thread::spawn(move || {
+        for cookie in 0u64.. {
+            let mut out = vec![];
+            let offset = cookie % 512 * 131_072;
+            client.write_request(
+                &mut out,
+                Header { flags: 0, command: command_type::WRITE, cookie, offset, length: 131_072 },
+            );
+            out.resize(out.len() + 131_072, 0xee);
+            if socket.write_all(&out).is_err() {
+                return;
+            }
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let mut replies = peer.socket.try_clone().unwrap();
+    let reading = std::thread::spawn(move || while matches!(replies.read(&mut [0; 65_536]), Ok(1..)) {});
+    tail.wait_for(disc.number, "it writes", |status| status.counters.writes_count > 50);
+    tail.runtime.block_on(tail.shards().set_access(disc.number, Access::Nobody)).unwrap();
+    let file = tail.file(1);
+    file.write_all_at(&vec![0x11; 64 << 20], 0).unwrap();
+    writing.join().unwrap();
+    reading.join().unwrap();
+    let stored = std::fs::read(tail.path(1)).unwrap();
+    assert!(stored.iter().all(|byte| *byte == 0x11), "a late write of the withdrawn client");
+}
+
+#[test]
+fn rule15_after_a_resize_the_listener_is_the_same_and_the_size_is_new() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, MIB);
+    let mut peer = disc.connect();
+    peer.write(0, b"before");
+    tail.runtime.block_on(tail.shards().resize(disc.number, 4 * MIB)).unwrap();
+    assert!(peer.is_closed(), "its connections are closed");
+    let mut peer = disc.connect();
+    peer.write(4 * MIB - 3, b"end");
+    assert_eq!(peer.read(0, 6), b"before");
+    tail.runtime.block_on(tail.shards().resize(disc.number, 2 * MIB)).unwrap();
+    let mut peer = disc.connect();
+    assert_eq!(peer.try_write(4 * MIB - 3, b"end"), Error::Enospc.code());
+    assert_eq!(tail.file(1).metadata().unwrap().len(), 2 * MIB);
+    let refused = tail.runtime.block_on(tail.shards().resize(disc.number, u64::MAX));
+    assert!(matches!(refused, Err(ShardError::Os { .. })));
+    assert_eq!(peer.read(0, 6), b"before", "a refused resize closes nobody");
+}
+
+#[test]
+fn a_close_answers_what_is_in_flight_and_gives_up_the_lock() {
+    let tail = Tail::start(1);
+    let file = tail.file(1);
+    file.set_len(MIB).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let disc = tail.serve_file(1, file, MIB, Access::List(vec![LOOPBACK]));
+    let second = tail.file(1);
+    let try_lock = || rustix::fs::flock(&second, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    assert!(try_lock().is_err(), "rule 10: its I/O holds the lock");
+    let mut peer = disc.connect();
+    peer.write(0, b"x");
+    tail.runtime.block_on(tail.shards().close(disc.number)).unwrap();
+    assert!(peer.is_closed());
+    assert!(try_lock().is_ok(), "the lock is given up before the answer");
+    assert!(std::net::TcpStream::connect(disc.address).is_err(), "nobody listens");
+    let again = tail.runtime.block_on(tail.shards().close(disc.number));
+    assert!(matches!(again, Err(ShardError::NotOpen(_))));
+}
+
+#[test]
+fn a_number_is_open_once_and_orders_about_others_are_refused() {
+    let tail = Tail::start(2);
+    let disc = tail.serve(7, MIB);
+    let listener = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let open = OpenDisc {
+        number: disc.number,
+        data: tail.file(7),
+        size_bytes: MIB,
+        listener,
+        access: Access::Nobody,
+        own_address: LOOPBACK,
+        sync_failed: false,
+    };
+    let second = tail.runtime.block_on(tail.shards().open(open));
+    assert!(matches!(second, Err(ShardError::AlreadyOpen(DiscNumber(7)))));
+    let other = tail.runtime.block_on(tail.shards().set_access(DiscNumber(8), Access::Nobody));
+    assert!(matches!(other, Err(ShardError::NotOpen(DiscNumber(8)))));
+}
+
+#[test]
+fn rule17_a_sync_that_failed_before_fails_every_flush_and_fua() {
+    let tail = Tail::start(1);
+    let file = tail.file(1);
+    file.set_len(MIB).unwrap();
+    let listener = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let disc = common::Served { number: DiscNumber(1), address: listener.local_addr().unwrap() };
+    let access = Access::List(vec![LOOPBACK]);
+    let open = OpenDisc {
+        number: disc.number,
+        data: file,
+        size_bytes: MIB,
+        listener,
+        access,
+        own_address: LOOPBACK,
+        sync_failed: true,
+    };
+    tail.runtime.block_on(tail.shards().open(open)).unwrap();
+    let mut peer = disc.connect();
+    assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, Error::Eio.code());
+    assert_eq!(peer.ask(command_type::WRITE, command_flag::FUA, 0, 1, b"x").0, Error::Eio.code());
+    peer.write(0, b"a write without FUA goes on");
+    assert!(tail.status(disc.number).sync_failed);
+    assert!(tail.runtime.block_on(tail.shards().close(disc.number)).is_err(), "the close says so too");
+}
+
+#[test]
+fn thousands_of_idle_connections_cost_no_buffers_and_no_turns() {
+    let tail = Tail::start(1);
+    let discs: Vec<_> = (0..40).map(|number| tail.serve(number, MIB)).collect();
+    let mut peers: Vec<_> = (0..400).map(|index| discs[index % 40].connect()).collect();
+    let turns = |tail: &Tail| tail.runtime.block_on(tail.shards().status())[0].turns_count;
+    let before = turns(&tail);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(turns(&tail) - before < 5, "an idle shard sleeps");
+    for peer in &mut peers {
+        peer.write(0, b"still there");
+    }
+}
+
+#[test]
+fn list_names_no_key_and_names_the_plain_export() {
+    let tail = Tail::start(1);
+    let plain = tail.serve(1, MIB);
+    let attached = tail.file(2);
+    attached.set_len(MIB).unwrap();
+    let access = Access::Attachments(vec![(LOOPBACK, Secret::new("secret").hash())]);
+    let attached = tail.serve_file(2, attached, MIB, access);
+    for (disc, wanted) in [(plain, 1), (attached, 0)] {
+        let mut peer = common::Peer { socket: disc.socket(), client: Default::default(), replies: vec![] };
+        let mut out = vec![];
+        peer.client.write_flags(&mut out);
+        peer.client.write_option(&mut out, option_type::LIST, &[]);
+        peer.client.write_option(&mut out, option_type::ABORT, &[]);
+        peer.socket.write_all(&out).unwrap();
+        let replies: Vec<Reply> = std::iter::from_fn(|| peer.next()).collect();
+        let count =
+            |kind| replies.iter().filter(|r| matches!(r, Reply::Option { reply, .. } if *reply == kind)).count();
+        assert_eq!((count(option_reply::SERVER), count(option_reply::ACK)), (wanted, 2), "rule 6: {replies:?}");
+        assert!(!format!("{replies:?}").contains("secret"));
+    }
+}
+
+#[test]
+fn a_stop_ends_all_threads_with_clients_still_there() {
+    let tail = Tail::start(2);
+    let mut peers: Vec<_> = (0..4).map(|number| tail.serve(number, MIB).connect()).collect();
+    let start = std::time::Instant::now();
+    drop(tail);
+    assert!(start.elapsed() < PATIENCE);
+    assert!(peers.iter_mut().all(|peer| peer.is_closed()));
+}
