@@ -137,8 +137,8 @@ fn rule12_an_address_is_announced_several_times() {
                 }
             });
         });
+        listening.recv().unwrap();
         run_in(&net.tail, || async {
-            listening.recv().unwrap();
             let addresses = Addresses::start(config(), BTreeSet::new(), |_| {}).unwrap();
             addresses.add(address("fd00:b16:0:d::7")).await;
             until("four advertisements", || listener.is_finished()).await;

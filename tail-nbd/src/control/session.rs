@@ -2,7 +2,7 @@
 
 use super::{
     command::Order,
-    epoch::{Foreign, Seen},
+    epoch::Seen,
     facts::{self, Facts},
     lanes::Lanes,
     reported::Reported,
@@ -67,8 +67,6 @@ struct Talk {
     poke: Arc<Notify>,
     /// A welcome whose epoch is not durable yet: nothing is dumped before it is.
     unkept: Option<Welcome>,
-    /// The brain that is connected is not ours to obey.
-    foreign: Option<Foreign>,
 }
 
 impl Session {
@@ -81,7 +79,7 @@ impl Session {
         let mut background = JoinSet::new();
         background.spawn(facts::keep_looking(self.store.clone(), poke.clone(), sender));
         let mut talk =
-            Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None, foreign: None };
+            Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None };
         while !*stop.borrow() {
             talk.turn(&mut stop, &mut background).await;
         }
@@ -125,7 +123,7 @@ impl Talk {
                 if self.session.connection.send_replace(now.clone()) != now {
                     tracing::warn!(reason, "no brain is connected; the discs are served all the same");
                 }
-                (self.reported, self.unkept, self.foreign) = (None, None, None);
+                (self.reported, self.unkept) = (None, None);
             }
         }
     }
@@ -135,9 +133,10 @@ impl Talk {
         let Some(welcome) = self.unkept else { return };
         let seen = match self.session.seen.after(&welcome) {
             Ok(seen) => seen,
+            // The transport refuses such a brain; what is kept here must not depend on that.
             Err(foreign) => {
                 tracing::error!(reason = %foreign, "this brain is not obeyed");
-                (self.unkept, self.foreign) = (None, Some(foreign));
+                self.unkept = None;
                 return;
             }
         };
@@ -166,9 +165,6 @@ impl Talk {
     }
 
     fn obey(&mut self, ticket: Ticket, command: &Command) {
-        if let Some(foreign) = &self.foreign {
-            return self.session.link.answer(ticket, refuse("stale-epoch", foreign.to_string()));
-        }
         if self.reported.is_none() {
             return self.session.link.answer(ticket, refuse("busy", "this tail is not ready yet".to_owned()));
         }
