@@ -4,7 +4,7 @@ use super::announce::Announcer;
 use futures_util::TryStreamExt;
 use rtnetlink::{
     AddressMessageBuilder, Handle,
-    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
+    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo},
 };
 use std::{
     io,
@@ -27,8 +27,11 @@ pub enum AddressError {
         /// The kernel's word.
         source: rtnetlink::Error,
     },
-    /// The kernel refused the address.
-    #[error("cannot add {address} to {interface}")]
+    /// The kernel did not say which addresses there are.
+    #[error("cannot list the interface's addresses")]
+    Listing(#[source] rtnetlink::Error),
+    /// The kernel refused the change.
+    #[error("cannot change {address} on {interface}")]
     Refused {
         /// The address.
         address: IpAddr,
@@ -78,12 +81,8 @@ impl Claim {
         let removed: Result<(), AddressError> = async {
             let handle = open()?;
             let index = index_of(&handle, &interface).await?;
-            match handle.address().del(message(index, address)).execute().await {
-                Err(source) if !is(&source, nix::errno::Errno::EADDRNOTAVAIL) => {
-                    Err(AddressError::Refused { address, interface: interface.clone(), source })
-                }
-                _ => Ok(()),
-            }
+            let refused = |source| AddressError::Refused { address, interface: interface.clone(), source };
+            remove(&handle, index, address).await.map_err(refused)
         }
         .await;
         if let Err(error) = removed {
@@ -91,6 +90,41 @@ impl Claim {
         }
     }
 }
+
+/// Takes down every console address on `interface` that is not in `keep`: a head that was killed
+/// leaves its own behind, and its kernel would go on answering for machines that have moved. Only
+/// addresses that [`Claim::make`] put up are touched; they are known by a mark that the kernel
+/// keeps with them (`IFA_PROTO`, Linux 5.18).
+///
+/// # Errors
+/// [`AddressError`]; what could be taken down is down.
+pub async fn remove_strays(interface: &str, keep: &[IpAddr]) -> Result<Vec<IpAddr>, AddressError> {
+    let handle = open()?;
+    let index = index_of(&handle, interface).await?;
+    let mut listing = handle.address().get().set_link_index_filter(index).execute();
+    let mut strays = Vec::new();
+    while let Some(found) = listing.try_next().await.map_err(AddressError::Listing)? {
+        let ours = found.attributes.contains(&AddressAttribute::Protocol(MARK));
+        let address = found.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+        if let Some(address) = address.filter(|address| ours && !keep.contains(address)) {
+            strays.push(address);
+        }
+    }
+    for &address in &strays {
+        remove(&handle, index, address).await.map_err(|source| AddressError::Refused {
+            address,
+            interface: interface.into(),
+            source,
+        })?;
+    }
+    Ok(strays)
+}
+
+/// The mark of a console's address: any number that the kernel (1 to 3) does not use itself.
+const MARK: AddressProtocol = AddressProtocol::Other(0xb1);
 
 fn open() -> Result<Handle, AddressError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(AddressError::Socket)?;
@@ -108,6 +142,7 @@ async fn index_of(handle: &Handle, interface: &str) -> Result<u32, AddressError>
 async fn add(handle: &Handle, index: u32, address: IpAddr) -> Result<(), rtnetlink::Error> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let mut request = handle.address().add(index, address, bits);
+    request.message_mut().attributes.push(AddressAttribute::Protocol(MARK));
     if address.is_ipv6() {
         let mut life = CacheInfo::default();
         // Never the source of the head's own connections, which would die when the machine moves.
@@ -121,6 +156,14 @@ async fn add(handle: &Handle, index: u32, address: IpAddr) -> Result<(), rtnetli
         attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
     }
     request.execute().await
+}
+
+/// One that is gone already is as good as removed.
+async fn remove(handle: &Handle, index: u32, address: IpAddr) -> Result<(), rtnetlink::Error> {
+    match handle.address().del(message(index, address)).execute().await {
+        Err(error) if !is(&error, nix::errno::Errno::EADDRNOTAVAIL) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn message(index: u32, address: IpAddr) -> AddressMessage {

@@ -15,7 +15,8 @@
 //! * [`viewer`]: one window onto the serial line within a connection.
 //! * [`serial`]: the one client of qemu's serial socket.
 //! * [`history`]: the output kept, addressed by its offset since the start.
-//! * [`address`], [`announce`]: the console's address on the management network.
+//! * [`address`], [`announce`]: the console's address on the management network, and what a killed
+//!   head left of them.
 //! * [`limits`]: every bound, with its reason.
 //!
 //! Invariants:
@@ -42,6 +43,7 @@ mod service;
 mod users;
 mod viewer;
 
+pub use address::{AddressError, remove_strays};
 pub use host_keys::NoHostKey;
 pub use service::{Console, ConsoleConfig, ConsoleError};
 pub use users::ConsoleUsers;

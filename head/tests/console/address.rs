@@ -1,7 +1,7 @@
 //! The console's address, in a network namespace of the test's own.
 
 use crate::rig::{config, keygen, within};
-use head::console::{Console, ConsoleError};
+use head::console::{Console, ConsoleError, remove_strays};
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -66,6 +66,35 @@ fn r109_the_address_is_put_up_announced_and_taken_down() {
         config.interface = Some("absent0".into());
         let error = Console::start(config).await.unwrap_err();
         assert!(matches!(error, ConsoleError::Address { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn r109_addresses_left_by_a_killed_head_are_taken_down_and_no_others() {
+    in_namespace(async {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["host", "amy", "river"] {
+            keygen(directory.path(), name);
+        }
+        ip("address add 10.16.3.11/24 dev mgmt0");
+        ip("address add 10.16.3.12/32 dev mgmt0");
+        let [kept, left, left_too]: [IpAddr; 3] =
+            ["10.16.3.100", "10.16.3.101", "fd00:b16:0:3::7"].map(|text| text.parse().unwrap());
+        for address in [kept, left, left_too] {
+            let mut config = config(directory.path(), (address, 22).into());
+            config.interface = Some("mgmt0".into());
+            // Dropped without a word, as when the head is killed.
+            drop(Console::start(config).await.unwrap());
+        }
+        let mut removed = remove_strays("mgmt0", &[kept]).await.unwrap();
+        removed.sort();
+        assert_eq!(removed, [left, left_too], "R109");
+        let shown = ip("address show dev mgmt0");
+        for stays in ["10.16.3.11/24", "10.16.3.12/32", "10.16.3.100/32"] {
+            assert!(shown.contains(stays), "R109: {stays} stays: {shown}");
+        }
+        assert!(!shown.contains("10.16.3.101") && !shown.contains("fd00:b16:0:3::7"), "{shown}");
+        assert!(remove_strays("absent0", &[]).await.is_err());
     });
 }
 
