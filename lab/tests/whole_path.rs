@@ -366,12 +366,11 @@ impl Console {
 
     /// What a command prints.
     fn run(&mut self, command: &str) -> Result<String> {
-        self.0.send(&format!("{{ {command}; }} | sed 's/^/<out>/'; echo done-$((40 + 3))\n"))?;
+        // The marks are computed by the shell, so that the echo of the command has none of them.
+        self.0.send(&format!("{{ {command}; }} | sed \"s/^/<o${{NO}}ut>/\"; echo done-$((40 + 3))\n"))?;
         let said = self.0.expect("done-43", REACTION)?;
         let lines = said.lines().filter_map(|line| line.split_once("<out>"));
-        // The echo of the command has the mark too, followed by the rest of the command.
-        let printed = lines.map(|(_, printed)| printed.trim_end()).filter(|printed| !printed.starts_with("/'"));
-        Ok(printed.collect::<Vec<_>>().join("\n"))
+        Ok(lines.map(|(_, printed)| printed.trim_end()).collect::<Vec<_>>().join("\n"))
     }
 
     /// What was written to the second disc is still there.
