@@ -49,7 +49,7 @@ impl Net {
             }
             ip(&["-n", name, "link", "set", link, "up"]);
         }
-        ip(&["-n", client, "-6", "route", "add", "fd00:b16:0:d::/64", "dev", "head0"]);
+        ip(&["-n", client, "-6", "route", "add", "fd00:b16:0:d::/64", "dev", "head0", "src", "fd00:b16:0:2::11"]);
         net
     }
 
