@@ -83,6 +83,15 @@ impl Invalid {
         }
     }
 
+    /// With the complaints of the object `attribute` in place of that object.
+    #[must_use]
+    pub fn unwrapped(mut self, attribute: &str) -> Self {
+        if let Some(Complaint::Object(inner)) = self.complaints.remove(attribute) {
+            self.merge(inner);
+        }
+        self
+    }
+
     /// Takes over the complaints of another.
     pub fn merge(&mut self, other: Self) {
         for (attribute, complaint) in other.complaints {

@@ -3,7 +3,8 @@
 use super::{
     Service, ServiceError,
     error::{invalid, taken},
-    virtual_machines::{VmTree, one, tree},
+    one,
+    virtual_machines::{VmTree, tree},
 };
 use crate::{
     auth::Caller,

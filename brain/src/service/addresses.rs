@@ -48,7 +48,8 @@ async fn first_free(
     let used = addresses::used(tx, range.first, range.last).await?;
     range.first_free(&used).ok_or_else(|| {
         let AddressRange { first, last } = range;
-        let sentence = format!("cannot be given: all addresses of network {} from {first} to {last} are in use", network.vlan);
+        let sentence =
+            format!("cannot be given: all addresses of network {} from {first} to {last} are in use", network.vlan);
         invalid("ips", sentence)
     })
 }

@@ -6,9 +6,7 @@ use crate::{
         disc::{NewDisc, SIZE_MIB_MAX, SIZE_MIB_MIN},
         invalid::Invalid,
         name::{check_label, check_vm},
-        vm::{
-            CORES_MAX, HARDWARE_PROFILES, KEYMAPS, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NewVm, VmChange, check_cdrom_url,
-        },
+        vm::{CORES_MAX, HARDWARE_PROFILES, KEYMAPS, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NewVm, VmChange, check_cdrom_url},
     },
     store::capacity::Capacity,
 };

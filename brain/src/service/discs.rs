@@ -4,7 +4,8 @@ use super::{
     Service, ServiceError,
     bounds::Bounds,
     error::{invalid, permit},
-    virtual_machines::{locked, one, record},
+    one,
+    virtual_machines::{locked, record},
 };
 use crate::{
     auth::Caller,
@@ -53,12 +54,7 @@ pub async fn show(service: &Service, caller: &Caller, filter: &Filter) -> Result
 ///
 /// # Errors
 /// When the caller may not, a value is wrong, or the machine has all the discs it may have.
-pub async fn create(
-    service: &Service,
-    caller: &Caller,
-    vm: &Filter,
-    mut disc: NewDisc,
-) -> Result<Disc, ServiceError> {
+pub async fn create(service: &Service, caller: &Caller, vm: &Filter, mut disc: NewDisc) -> Result<Disc, ServiceError> {
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
     let vm = locked(&tx, caller, vm, Action::ChangeVm).await?;

@@ -4,7 +4,7 @@ use super::{
     Service, ServiceError,
     accounts::{GroupTree, check_not_suspended, group_trees},
     error::{invalid, permit, taken},
-    virtual_machines::one,
+    one,
 };
 use crate::{
     auth::Caller,

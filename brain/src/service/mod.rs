@@ -20,6 +20,7 @@ pub mod bounds;
 pub mod discs;
 pub mod error;
 pub mod groups;
+pub mod inventory;
 pub mod new_vm;
 pub mod nics;
 pub mod privileges;
@@ -44,4 +45,19 @@ pub struct Service {
     pub config: Arc<Config>,
     /// Lets callers in.
     pub gate: Gate,
+}
+
+/// The only one of its name.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub fn one<T>(found: Vec<T>) -> Result<T, ServiceError> {
+    let count = found.len();
+    match found.into_iter().next() {
+        Some(thing) if count == 1 => Ok(thing),
+        Some(_) => {
+            Err(error::invalid("name", format!("is the name of {count} things: say the number, or where it is")))
+        }
+        None => Err(ServiceError::NotFound),
+    }
 }

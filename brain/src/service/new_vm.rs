@@ -47,12 +47,7 @@ pub struct Order {
 ///
 /// # Errors
 /// When the caller may not, a value is wrong, or addresses have run out. Nothing is made then.
-pub async fn create(
-    service: &Service,
-    caller: &Caller,
-    group: &Filter,
-    order: Order,
-) -> Result<VmTree, ServiceError> {
+pub async fn create(service: &Service, caller: &Caller, group: &Filter, order: Order) -> Result<VmTree, ServiceError> {
     // Made before the transaction, which holds the lock on addresses.
     let host_key = new_host_key()?;
     let mut client = service.store.client().await?;

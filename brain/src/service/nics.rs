@@ -1,6 +1,6 @@
 //! Network cards: looks at them.
 
-use super::{Service, ServiceError, virtual_machines::one};
+use super::{Service, ServiceError, one};
 use crate::{
     auth::Caller,
     model::{filter::Filter, nic::Nic},

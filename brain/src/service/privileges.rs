@@ -3,7 +3,7 @@
 use super::{
     Service, ServiceError,
     error::{invalid, permit},
-    virtual_machines::one,
+    one,
 };
 use crate::{
     auth::Caller,

@@ -4,7 +4,7 @@ use super::{
     Service, ServiceError,
     accounts::{grant_admin, insert as insert_account},
     error::{invalid, taken},
-    virtual_machines::one,
+    one,
 };
 use crate::{
     auth::{
@@ -107,12 +107,7 @@ pub struct UserChange {
 ///
 /// # Errors
 /// When the caller may not, or a value is wrong.
-pub async fn change(
-    service: &Service,
-    caller: &Caller,
-    spec: &Spec,
-    change: UserChange,
-) -> Result<User, ServiceError> {
+pub async fn change(service: &Service, caller: &Caller, spec: &Spec, change: UserChange) -> Result<User, ServiceError> {
     let mut wrong = Invalid::default();
     if let Some(Err(sentence)) = change.authorized_keys.as_ref().and_then(Option::as_deref).map(check_keys) {
         wrong.add("authorized_keys", sentence);
@@ -264,7 +259,10 @@ mod tests {
     #[test]
     fn keys_are_checked_line_by_line() {
         assert_eq!(check_keys(&format!("# mine\n\n{KEY}\r\n{KEY}")), Ok(()));
-        assert_eq!(check_keys(&format!("{KEY}\nssh-rsa x")), Err("is invalid: line 2 is not an OpenSSH public key".into()));
+        assert_eq!(
+            check_keys(&format!("{KEY}\nssh-rsa x")),
+            Err("is invalid: line 2 is not an OpenSSH public key".into())
+        );
         assert!(check_keys("-----BEGIN OPENSSH PRIVATE KEY-----").unwrap_err().contains("private"));
         assert!(check_keys(&"#".repeat(20_000)).is_err());
     }

@@ -4,6 +4,7 @@ use super::{
     Service, ServiceError,
     bounds::{Bounds, check_image_fits},
     error::{invalid, permit, taken},
+    one,
 };
 use crate::{
     auth::Caller,
@@ -119,16 +120,6 @@ fn by_vm<T>(parts: Vec<T>, vm_id: impl Fn(&T) -> i64) -> HashMap<i64, Vec<T>> {
     map
 }
 
-/// The only one of its name.
-pub(super) fn one<T>(found: Vec<T>) -> Result<T, ServiceError> {
-    let count = found.len();
-    match found.into_iter().next() {
-        Some(thing) if count == 1 => Ok(thing),
-        Some(_) => Err(invalid("name", format!("is the name of {count} things: say the number, or where it is"))),
-        None => Err(ServiceError::NotFound),
-    }
-}
-
 /// The one machine that the filter names, held until the transaction ends, if the caller may do
 /// this to it.
 pub(super) async fn locked(
@@ -184,15 +175,11 @@ pub async fn change(
     changed
 }
 
-async fn check_change(
-    service: &Service,
-    tx: &Transaction<'_>,
-    vm: &Vm,
-    change: &VmChange,
-) -> Result<(), ServiceError> {
+async fn check_change(service: &Service, tx: &Transaction<'_>, vm: &Vm, change: &VmChange) -> Result<(), ServiceError> {
     let bounds = Bounds::new(&service.config, capacity::read(tx).await?);
     let mut wrong = bounds.check_vm_change(change);
-    if change.hardware_profile.is_some() && vm.hardware_profile_locked && change.hardware_profile_locked != Some(false) {
+    if change.hardware_profile.is_some() && vm.hardware_profile_locked && change.hardware_profile_locked != Some(false)
+    {
         wrong.add("hardware_profile", "is locked: set hardware_profile_locked to false first");
     }
     if change.deleted == Some(true) {

@@ -25,6 +25,7 @@ pub mod capacity;
 pub mod discs;
 pub mod events;
 pub mod groups;
+pub mod inventory;
 pub mod nics;
 pub mod privileges;
 pub mod purge;

@@ -1,0 +1,142 @@
+//! Heads, tails and pools as operators see them.
+
+use super::StoreError;
+use crate::model::name::Spec;
+use std::net::IpAddr;
+use tokio_postgres::Transaction;
+use uuid::Uuid;
+
+/// A head or a tail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its number.
+    pub id: i64,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Where it is on the storage LAN.
+    pub storage_address: Option<IpAddr>,
+    /// MiB it offers to VMs; heads.
+    pub memory_mib: Option<i64>,
+    /// MiB of these still free, as it says itself; heads that are connected.
+    pub free_memory_mib: Option<u64>,
+    /// Its cores; heads.
+    pub cores: Option<i64>,
+    /// Cores of the VMs that run on it.
+    pub used_cores: i64,
+    /// VMs that run on it.
+    pub vms_count: i64,
+    /// None, `default` or `empty`.
+    pub usage_strategy: Option<String>,
+    /// Percent.
+    pub overcommit_ratio: i64,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Why its last connection ended.
+    pub last_note: Option<String>,
+    /// The labels of its pools; tails.
+    pub pools: Vec<String>,
+}
+
+/// A storage pool. All sizes in MiB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Its number.
+    pub id: i64,
+    /// Its name, unique on its tail.
+    pub name: String,
+    /// Its name in the cluster.
+    pub label: String,
+    /// Size of the filesystem that holds it.
+    pub size_mib: i64,
+    /// What is free on that.
+    pub free_mib: i64,
+    /// What its discs may add up to.
+    pub ceiling_mib: i64,
+    /// What its discs add up to.
+    pub promised_mib: i64,
+    /// How many discs it holds.
+    pub discs_count: i64,
+    /// Percent of its size that discs may add up to.
+    pub overcommit_ratio: i64,
+    /// Moves at the same time.
+    pub migration_concurrency: i64,
+    /// None, `default` or `empty`.
+    pub usage_strategy: Option<String>,
+    /// The grade of its discs.
+    pub grade: String,
+    /// For people.
+    pub note: String,
+    /// Operations a second for each disc; 0: no limit.
+    pub iops_limit: i64,
+}
+
+/// The nodes of one role, or the one with this number or name.
+///
+/// # Errors
+/// When the database fails.
+pub async fn nodes(tx: &Transaction<'_>, role: &str, spec: Option<&Spec>) -> Result<Vec<Node>, StoreError> {
+    let sql = "SELECT n.id, n.uuid, n.name, n.storage_address, n.memory_total_mib, n.cores, n.usage_strategy, \
+         n.overcommit_ratio, n.online, \
+         (SELECT count(*) FROM runs r WHERE r.head_id = n.id AND r.state <> 'ended') AS vms_count, \
+         (SELECT coalesce(sum(v.cores), 0)::bigint FROM runs r JOIN virtual_machines v ON v.id = r.virtual_machine_id \
+           WHERE r.head_id = n.id AND r.state <> 'ended') AS used_cores, \
+         array(SELECT p.label FROM storage_pools p WHERE p.tail_id = n.id ORDER BY p.label) AS pools \
+         FROM nodes n WHERE n.role = $1 AND ($2::bigint IS NULL OR n.id = $2) AND ($3::text IS NULL OR n.name = $3) \
+         ORDER BY n.name";
+    let (id, name) = (spec.and_then(Spec::id), spec.and_then(Spec::name));
+    let rows = tx.query(sql, &[&role, &id, &name]).await?;
+    let node = |row: &tokio_postgres::Row| Node {
+        id: row.get("id"),
+        uuid: row.get("uuid"),
+        name: row.get("name"),
+        storage_address: row.get("storage_address"),
+        memory_mib: row.get("memory_total_mib"),
+        free_memory_mib: None,
+        cores: row.get::<_, Option<i32>>("cores").map(i64::from),
+        used_cores: row.get("used_cores"),
+        vms_count: row.get("vms_count"),
+        usage_strategy: row.get("usage_strategy"),
+        overcommit_ratio: row.get::<_, i32>("overcommit_ratio").into(),
+        online: row.get("online"),
+        last_note: None,
+        pools: row.get("pools"),
+    };
+    Ok(rows.iter().map(node).collect())
+}
+
+/// All pools, or the one with this number or label.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pools(tx: &Transaction<'_>, spec: Option<&Spec>) -> Result<Vec<Pool>, StoreError> {
+    let sql = "SELECT p.id, p.name, p.label, p.size_mib, p.free_mib, p.overcommit_ratio, p.migration_concurrency, \
+         p.usage_strategy, p.grade, p.note, p.iops_limit, count(d.id) AS discs_count, \
+         coalesce(sum(d.size_mib), 0)::bigint AS promised_mib \
+         FROM storage_pools p LEFT JOIN discs d ON d.storage_pool_id = p.id \
+         WHERE ($1::bigint IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.label = $2) GROUP BY p.id ORDER BY p.label";
+    let (id, label) = (spec.and_then(Spec::id), spec.and_then(Spec::name));
+    let rows = tx.query(sql, &[&id, &label]).await?;
+    let pool = |row: &tokio_postgres::Row| {
+        let size_mib: i64 = row.get("size_mib");
+        let overcommit_ratio: i64 = row.get::<_, i32>("overcommit_ratio").into();
+        Pool {
+            id: row.get("id"),
+            name: row.get("name"),
+            label: row.get("label"),
+            size_mib,
+            free_mib: row.get("free_mib"),
+            ceiling_mib: size_mib.saturating_mul(overcommit_ratio) / 100,
+            promised_mib: row.get("promised_mib"),
+            discs_count: row.get("discs_count"),
+            overcommit_ratio,
+            migration_concurrency: row.get::<_, i32>("migration_concurrency").into(),
+            usage_strategy: row.get("usage_strategy"),
+            grade: row.get("grade"),
+            note: row.get("note"),
+            iops_limit: row.get::<_, i32>("iops_limit").into(),
+        }
+    };
+    Ok(rows.iter().map(pool).collect())
+}
