@@ -86,7 +86,11 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>, stranger: OwnedSemapho
 
     let deadline = tokio::time::Instant::now() + AUTH_DEADLINE;
     let begin = run_stream(Arc::clone(&shared.config), stream, handler);
-    let mut session = match tokio::time::timeout_at(deadline, begin).await {
+    let begun = tokio::select! {
+        begun = tokio::time::timeout_at(deadline, begin) => begun,
+        () = stopped(&mut stopping) => return STOPPED.into(),
+    };
+    let mut session = match begun {
         Ok(Ok(session)) => session,
         Ok(Err(error)) => return format!("no SSH client: {error}"),
         Err(_) => return "no SSH client: it said nothing".into(),

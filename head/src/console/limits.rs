@@ -58,6 +58,9 @@ pub const HOST_KEY_MAX: usize = 32 * 1024;
 /// A peer that says nothing is asked this often whether it is there; three silences end it.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Characters of the machine's name that are shown: `vm.group.account` takes up to 194.
+pub const NAME_CHARS_MAX: usize = 200;
+
 /// How long sent bytes may stay unread by a client's machine before the connection is cut.
 pub const UNREAD_MAX: Duration = Duration::from_secs(300);
 

@@ -8,16 +8,16 @@
 //!   ssh client ◀── connection ◀── viewer          as many as limits allow
 //! ```
 //!
-//! * [`service`]: the public face: start, change the users, stop.
-//! * [`users`]: who may come in, and what proves it.
-//! * [`host_keys`]: the machine's own SSH host keys, which travel with it.
-//! * [`connection`]: one SSH connection, from accept to the last byte.
-//! * [`viewer`]: one window onto the serial line within a connection.
-//! * [`serial`]: the one client of qemu's serial socket.
-//! * [`history`]: the output kept, addressed by its offset since the start.
-//! * [`address`], [`announce`]: the console's address on the management network, and what a killed
+//! * `service`: the public face: start, change the users, stop.
+//! * `users`: who may come in, and what proves it.
+//! * `host_keys`: the machine's own SSH host keys, which travel with it.
+//! * `connection`: one SSH connection, from accept to the last byte.
+//! * `viewer`: one window onto the serial line within a connection.
+//! * `serial`: the one client of qemu's serial socket.
+//! * `history`: the output kept, addressed by its offset since the start.
+//! * `address`, `announce`: the console's address on the management network, and what a killed
 //!   head left of them.
-//! * [`limits`]: every bound, with its reason.
+//! * `limits`: every bound, with its reason.
 //!
 //! Invariants:
 //!

@@ -4,7 +4,7 @@ use super::{
     address::{AddressError, Claim},
     connection::{Shared, serve, server_config, stopped},
     host_keys::{self, NoHostKey},
-    limits::{STRANGERS_MAX, UNREAD_MAX, VIEWERS_MAX},
+    limits::{NAME_CHARS_MAX, STRANGERS_MAX, UNREAD_MAX, VIEWERS_MAX},
     serial::Serial,
     users::ConsoleUsers,
 };
@@ -88,6 +88,8 @@ impl Console {
     /// [`ConsoleError`]; a serial socket that is not there yet is none.
     pub async fn start(config: ConsoleConfig) -> Result<Self, ConsoleError> {
         let ConsoleConfig { listen, interface, host_keys, users, serial, name } = config;
+        // It is shown on the users' terminals.
+        let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
         let keys = host_keys::read(&host_keys, &name)
             .map_err(|source| ConsoleError::HostKeys { name: name.clone(), source })?;
         let refused = |source| ConsoleError::Listen { name: name.clone(), listen, source };
