@@ -1,6 +1,9 @@
 //! Who is connected, what they have, and which commands wait for their answer.
 
-use crate::limits::{REASON_CHARS_MAX, SIGNAL_DEADLINE};
+use crate::{
+    limits::{REASON_CHARS_MAX, SIGNAL_DEADLINE},
+    model::work::vm_name,
+};
 use serde_json::{Value, json};
 use spine::{
     id::{DiscName, NodeName, ResourceName, VmId},
@@ -269,6 +272,11 @@ impl Registry {
         infos
     }
 
+    /// True while a connection is let in under the name, ready or not.
+    pub fn is_connected(&self, name: &NodeName) -> bool {
+        self.lock().get(name).is_some_and(|node| node.connection.is_some())
+    }
+
     /// Whether a node counts.
     pub fn presence(&self, name: &NodeName) -> Presence {
         match self.lock().get(name) {
@@ -310,16 +318,9 @@ impl Registry {
         self.lock().get(head)?.ready()?.gone.get(vm).cloned()
     }
 
-    /// The names of the nodes of one role that count.
-    pub fn ready(&self, role: Role) -> Vec<NodeName> {
-        let nodes = self.lock();
-        let mut names: Vec<_> = nodes
-            .iter()
-            .filter(|(_, node)| node.role == role && node.ready().is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        names.sort();
-        names
+    /// MiB of RAM free for VMs, as a ready head says.
+    pub fn free_memory_mib(&self, head: &NodeName) -> Option<u64> {
+        self.lock().get(head)?.info(head).free_memory_mib
     }
 
     /// Every VM and disc that ready nodes have.
@@ -339,11 +340,6 @@ impl Registry {
         let value = nodes.get(tail)?.ready()?.view.get(&ResourceName::Global("storage_pools".to_owned()))?;
         serde::Deserialize::deserialize(value).ok()
     }
-}
-
-/// The X of a VM's `vm.X`: its number.
-pub fn vm_name(id: i64) -> VmId {
-    id.to_string().parse().expect("a positive number is a name")
 }
 
 fn is_vm_or_disc(resource: &ResourceName) -> bool {

@@ -2,11 +2,14 @@
 
 pub mod account;
 pub mod address;
+pub mod change;
 pub mod disc;
 pub mod filter;
 pub mod invalid;
 pub mod name;
 pub mod network;
 pub mod nic;
+pub mod placement;
 pub mod privilege;
 pub mod vm;
+pub mod work;

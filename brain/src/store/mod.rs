@@ -14,7 +14,7 @@
 //! * [`events`]: what happened, to what, by whom and why.
 //! * [`purge`]: how a VM leaves for good.
 //! * [`accounts`], [`groups`], [`users`], [`privileges`], [`sessions`], [`virtual_machines`], [`discs`], [`nics`],
-//!   [`addresses`], [`capacity`]: what the API reads and writes.
+//!   [`addresses`], [`capacity`], [`inventory`]: what the API reads and writes.
 //!
 //! The schema changes only by `bigv-brain migrate`, forward; a brain refuses to run on one that it
 //! does not know (C19).
@@ -23,7 +23,12 @@ pub mod accounts;
 pub mod addresses;
 pub mod capacity;
 pub mod discs;
+pub mod cluster;
 pub mod events;
+pub mod nodes;
+pub mod pools;
+pub mod places;
+pub mod work;
 pub mod groups;
 pub mod inventory;
 pub mod nics;

@@ -1,0 +1,133 @@
+//! How the rows of a VM change while the world is made to match them.
+//!
+//! A change is what a step of the reconciler writes down, in one transaction. [`Change::apply`] is
+//! the meaning of each; `store::work::write` does the same to the database, and a test compares the
+//! two.
+
+use super::work::{DiscRow, RunState, Work};
+use spine::id::{AttachmentsVersion, DiscNumber, ImageName};
+
+/// One change of a VM's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The tail has the disc durably.
+    DiscMade {
+        /// Which.
+        disc: DiscNumber,
+        /// The image that it was ordered with.
+        image: Option<ImageName>,
+    },
+    /// The tail has refused to make the disc: another pool is to be found.
+    DiscUnplaced {
+        /// Which.
+        disc: DiscNumber,
+        /// What the tail said.
+        reason: String,
+    },
+    /// The tail has destroyed the disc, or never had it: its row goes.
+    DiscRemoved(DiscNumber),
+    /// The tail has the order to write the image.
+    ImageOrdered {
+        /// Onto which disc.
+        disc: DiscNumber,
+        /// Which image.
+        image: ImageName,
+    },
+    /// The image is on the disc.
+    ImageWritten {
+        /// Which disc.
+        disc: DiscNumber,
+        /// Which image.
+        image: ImageName,
+    },
+    /// The forced shrink was carried out.
+    DiscShrunk {
+        /// Which disc.
+        disc: DiscNumber,
+        /// MiB: to what.
+        size_mib: i64,
+    },
+    /// The tail knows a higher version of the attachments than the row (safety rule 8).
+    AttachmentsRaised {
+        /// Which disc.
+        disc: DiscNumber,
+        /// To what.
+        version: AttachmentsVersion,
+    },
+    /// The open run is further.
+    RunMoved(RunState),
+    /// The open run is over; its discs' attachments are to be withdrawn.
+    RunEnded {
+        /// Why (R166).
+        reason: String,
+        /// True when the machine has stopped, or was never to be started after all: what is wanted
+        /// of it becomes what its owner said of restarts. False when a start has failed, and is to
+        /// be tried again.
+        stopped: bool,
+    },
+    /// The addresses of a purged VM go back to their networks.
+    AddressesFreed,
+    /// Nothing is left of a purged VM but its row: it goes.
+    VmRemoved,
+}
+
+impl Change {
+    /// Makes the change to rows in memory. False when it is the VM's own row that goes.
+    pub fn apply(&self, work: &mut Work) -> bool {
+        match self {
+            Self::DiscMade { disc, image } => with_disc(work, *disc, |disc| {
+                disc.made = true;
+                disc.image_ordered = image.is_some() && disc.image == *image;
+            }),
+            Self::DiscUnplaced { disc, .. } => with_disc(work, *disc, |disc| disc.pool = None),
+            Self::DiscRemoved(number) => work.discs.retain(|disc| disc.number != *number),
+            Self::ImageOrdered { disc, image } => {
+                with_disc(work, *disc, |disc| disc.image_ordered |= disc.image.as_ref() == Some(image));
+            }
+            Self::ImageWritten { disc, image } => with_disc(work, *disc, |disc| {
+                if disc.image.as_ref() == Some(image) {
+                    disc.image = None;
+                    disc.image_ordered = false;
+                }
+            }),
+            Self::DiscShrunk { disc, size_mib } => {
+                with_disc(work, *disc, |disc| disc.shrink_forced &= disc.size_mib != *size_mib);
+            }
+            Self::AttachmentsRaised { disc, version } => {
+                with_disc(work, *disc, |disc| disc.attachments_version = disc.attachments_version.max(*version));
+            }
+            Self::RunMoved(state) => {
+                if let Some(run) = &mut work.run {
+                    run.state = *state;
+                }
+            }
+            Self::RunEnded { stopped, .. } => {
+                if work.run.take().is_some() {
+                    raise_attachments(work);
+                    if *stopped {
+                        work.vm.power_on = work.vm.autoreboot_on && !work.vm.deleted;
+                    }
+                }
+            }
+            Self::AddressesFreed => {
+                work.cards.clear();
+                work.vm.management_address = None;
+            }
+            Self::VmRemoved => return false,
+        }
+        true
+    }
+}
+
+/// Every change of who may use a VM's discs has a version of its own (safety rule 1).
+pub fn raise_attachments(work: &mut Work) {
+    for disc in work.discs.iter_mut().filter(|disc| disc.remove_reason.is_none()) {
+        disc.attachments_version = disc.attachments_version.next();
+    }
+}
+
+fn with_disc(work: &mut Work, number: DiscNumber, change: impl FnOnce(&mut DiscRow)) {
+    if let Some(disc) = work.discs.iter_mut().find(|disc| disc.number == number) {
+        change(disc);
+    }
+}

@@ -1,0 +1,139 @@
+//! What is to be done for one VM: pure.
+
+use super::{memory::Memory, observed::Observed, resource::Surroundings};
+use crate::model::{
+    change::Change,
+    work::{DiscRow, Status, Work},
+};
+use spine::{
+    id::{AttachmentsVersion, DiscNumber, ImageName, NodeName},
+    message::Command,
+};
+use std::{collections::BTreeMap, time::Duration};
+use time::{OffsetDateTime, macros::format_description};
+
+/// What is to be done for a VM, and how it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// In order. After all of them it is planned anew; none: all that can be done now is done.
+    pub actions: Vec<Action>,
+    /// How the machine stands.
+    pub status: Status,
+    /// How each of its discs stands.
+    pub disc_statuses: BTreeMap<DiscNumber, Status>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write something down.
+    Record(Change),
+    /// Find a pool for a disc.
+    PlaceDisc(DiscNumber),
+    /// Find a head, and open a run on it.
+    OpenRun,
+    /// Order something of a node; [`super::conclude`] says what its answer means.
+    Ask(Ask),
+}
+
+/// An order to a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ask {
+    /// Which node.
+    pub node: NodeName,
+    /// What it is to do.
+    pub command: Command,
+    /// How long it may take.
+    pub deadline: Duration,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What an order is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Make a disc, with an image to be written onto it if there is one.
+    MakeDisc(DiscNumber, Option<ImageName>),
+    /// Destroy a disc.
+    RemoveDisc(DiscNumber),
+    /// Write an image onto a disc that there is.
+    OrderImage(DiscNumber, ImageName),
+    /// Make a disc bigger or smaller: MiB.
+    Resize(DiscNumber, i64),
+    /// Say who may use a disc.
+    Attach(DiscNumber, AttachmentsVersion),
+    /// Start the machine, as this run.
+    Start(i64),
+    /// Stop the machine; true: because its start took too long.
+    Stop(bool),
+    /// Stop an instance that should not be there (R057, R058).
+    RemoveRogue,
+    /// Change the running machine.
+    Refresh,
+}
+
+impl Purpose {
+    /// True for what the limit on automatic stops counts.
+    pub fn stops_a_vm(&self) -> bool {
+        matches!(self, Self::Stop(_) | Self::RemoveRogue)
+    }
+}
+
+/// What the parts of a plan are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The rows.
+    pub work: &'a Work,
+    /// What the nodes have.
+    pub observed: &'a Observed,
+    /// What was tried.
+    pub memory: &'a Memory,
+    /// The cluster.
+    pub surroundings: &'a Surroundings,
+    /// The time.
+    pub now: OffsetDateTime,
+}
+
+impl Situation<'_> {
+    /// Compares what should be with what is.
+    pub fn plan(self) -> Plan {
+        let mut actions = vec![];
+        let mut disc_statuses = BTreeMap::new();
+        let mut discs = vec![];
+        for disc in &self.work.discs {
+            let standing = self.disc(disc);
+            actions.extend(standing.action.clone());
+            disc_statuses.insert(disc.number, standing.status.clone());
+            discs.push((disc, standing));
+        }
+        let (action, status) = self.machine(&discs);
+        actions.extend(action);
+        Plan { actions, status, disc_statuses }
+    }
+
+    /// Why a node that is needed cannot be used, if so.
+    pub fn away(self, node: &NodeName) -> Option<String> {
+        self.observed.away(node).map(|since| format!("{node} is not connected since {}", moment(since)))
+    }
+}
+
+/// A moment, for people.
+pub fn moment(at: OffsetDateTime) -> String {
+    at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC")).unwrap_or_default()
+}
+
+/// How a disc stands, and the next step for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The next step.
+    pub action: Option<Action>,
+    /// For people.
+    pub status: Status,
+    /// True when a machine could start with it: there, of the right size, its image on it.
+    pub usable: bool,
+    /// True when its tail has said ok to the attachments that should be, in answer to this brain.
+    pub granted: bool,
+}
+
+/// A disc with how it stands.
+pub type StandingDisc<'a> = (&'a DiscRow, Standing);

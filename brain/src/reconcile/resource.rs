@@ -1,0 +1,161 @@
+//! A VM's rows as the resource its head is given: complete, so that the head needs to remember
+//! nothing (R080).
+
+use crate::{
+    config::{Config, NetworkConfig},
+    model::work::{CardRow, DiscRow, Work},
+};
+use serde_json::{Value, json};
+use spine::{
+    address::StoragePrefix,
+    resource::{
+        Attributes,
+        vm::{Dhcp, NbdAddress, NetworkInterface, UserAuthentication, VmDisc, VmResource},
+    },
+    secret::Secret,
+};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// The attribute that says which run of the VM this is.
+pub const RUN: &str = "run";
+
+/// Longest serial number that a virtio disc shows.
+const SERIAL_BYTES_MAX: usize = 20;
+
+/// What of the cluster goes into every VM's resource.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// What VMs' names end with.
+    pub cluster_domain: String,
+    /// Where discs' addresses come from.
+    pub storage_prefix: StoragePrefix,
+    /// The networks that guests are on.
+    pub networks: Vec<NetworkConfig>,
+}
+
+impl Surroundings {
+    /// The part of a configuration that matters here.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            cluster_domain: config.cluster_domain.clone(),
+            storage_prefix: config.storage_prefix,
+            networks: config.networks.clone(),
+        }
+    }
+
+    /// Where a disc is served, as a machine is told.
+    pub fn address_of(&self, disc: &DiscRow) -> NbdAddress {
+        NbdAddress::of_disc(self.storage_prefix.address_of(disc.number))
+    }
+
+    /// The machine as its head is to run it; `key` opens its discs, `run` is the run's number.
+    pub fn resource(&self, work: &Work, run: i64, key: &Secret) -> VmResource {
+        let vm = &work.vm;
+        let mut extra = Attributes::new();
+        extra.insert(RUN.to_owned(), json!(run));
+        VmResource {
+            memory: u32::try_from(vm.memory_mib).unwrap_or(0),
+            cores: u16::try_from(vm.cores).unwrap_or(1),
+            balloon_on: false,
+            cdrom_url: vm.cdrom_url.clone(),
+            imager_options: None,
+            display_name: format!("{}.{}.{}", vm.name, vm.group, vm.account),
+            keymap: vm.keymap.clone(),
+            hardware_profile: vm.hardware_profile.clone(),
+            network_interfaces: work.cards.iter().map(|card| self.card(work, card)).collect(),
+            discs: work.kept_discs().map(|disc| self.disc(disc, key)).collect(),
+            management_address: vm.management_address,
+            management_ssh_keys: vm.management_ssh_keys.clone(),
+            console_users: work.users.iter().map(|user| user.username.clone()).collect(),
+            user_authentication: authentication(work),
+            extra,
+        }
+    }
+
+    fn disc(&self, disc: &DiscRow, key: &Secret) -> VmDisc {
+        VmDisc {
+            address: self.address_of(disc),
+            model: "virtio".to_owned(),
+            serial: Some(serial(disc)),
+            key: Some(key.clone()),
+            size: Some(disc.size_bytes()),
+            extra: Attributes::new(),
+        }
+    }
+
+    fn card(&self, work: &Work, card: &CardRow) -> NetworkInterface {
+        let network = self.networks.iter().find(|network| i64::from(network.vlan) == card.vlan);
+        let vm = &work.vm;
+        let dhcp = network.map(|network| Dhcp {
+            network: network.ipv4.to_string(),
+            router: IpAddr::V4(network.ipv4_router),
+            hostname: vm.name.clone(),
+            domain: format!("{}.{}.{}", vm.group, vm.account, self.cluster_domain),
+            extra: Attributes::new(),
+        });
+        NetworkInterface {
+            mac: card.mac.clone(),
+            vlan_id: u32::try_from(card.vlan).unwrap_or(0),
+            model: "virtio".to_owned(),
+            ips: card.ips.iter().map(ToString::to_string).collect(),
+            dhcp,
+            extra: Attributes::new(),
+        }
+    }
+
+    /// What should be different about a machine that runs: the attributes of an `update`. Empty
+    /// when nothing is. Cards, memory, cores and additional discs wait for the next start.
+    pub fn differences(&self, work: &Work, running: &VmResource) -> Attributes {
+        let mut changes = Attributes::new();
+        if running.cdrom_url != work.vm.cdrom_url {
+            changes.insert("cdrom_url".to_owned(), json!(work.vm.cdrom_url));
+        }
+        if let Some(discs) = self.resized_discs(work, running) {
+            changes.insert("discs".to_owned(), discs);
+        }
+        let users = authentication(work);
+        let names: Vec<String> = work.users.iter().map(|user| user.username.clone()).collect();
+        let keys = |users: &BTreeMap<String, UserAuthentication>| -> BTreeMap<String, Option<String>> {
+            users.iter().map(|(name, user)| (name.clone(), user.authorized_keys.clone())).collect()
+        };
+        if running.console_users != names || keys(&running.user_authentication) != keys(&users) {
+            changes.insert("console_users".to_owned(), json!(names));
+            changes.insert("user_authentication".to_owned(), json!(users));
+        }
+        changes
+    }
+
+    /// The discs that the machine has, with the sizes that they should have; none when they have.
+    fn resized_discs(&self, work: &Work, running: &VmResource) -> Option<Value> {
+        let mut discs = running.discs.clone();
+        for disc in &mut discs {
+            let own = work.discs.iter().find(|row| self.address_of(row) == disc.address);
+            if let Some(row) = own {
+                disc.size = Some(row.size_bytes());
+            }
+        }
+        (discs != running.discs).then(|| json!(discs))
+    }
+}
+
+fn authentication(work: &Work) -> BTreeMap<String, UserAuthentication> {
+    let one = |user: &crate::model::work::UserRow| UserAuthentication {
+        authorized_keys: user.authorized_keys.clone(),
+        password: user.password_hash.clone(),
+        extra: Attributes::new(),
+    };
+    work.users.iter().map(|user| (user.username.clone(), one(user))).collect()
+}
+
+/// A serial number that the guest sees under /dev/disk/by-id: the label where it can be one, made
+/// unique by the disc's number where it was cut or changed.
+fn serial(disc: &DiscRow) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !disc.label.is_empty() && disc.label.len() <= SERIAL_BYTES_MAX && disc.label.chars().all(plain) {
+        return disc.label.clone();
+    }
+    let number = format!("-{}", disc.number);
+    let kept = SERIAL_BYTES_MAX.saturating_sub(number.len());
+    let label: String = disc.label.chars().map(|c| if plain(c) { c } else { '_' }).take(kept).collect();
+    format!("{label}{number}")
+}
