@@ -80,7 +80,7 @@ impl Error {
             Self::System(_) => Exit::Bug,
             Self::Client(error) => match error {
                 ClientError::BadLocation { .. } | ClientError::PlainHttp { .. } | ClientError::NoName => Exit::BadInput,
-                ClientError::LoginNeeded | ClientError::LoginRefused { .. } | ClientError::Unauthorized => {
+                ClientError::LoginNeeded | ClientError::LoginRefused { .. } | ClientError::Unauthorized(_) => {
                     Exit::Credentials
                 }
                 ClientError::Forbidden { .. } => Exit::Forbidden,
@@ -101,7 +101,7 @@ impl Error {
         let text = match error {
             ClientError::BadLocation { .. } => "say it with --location, or put it into the profile",
             ClientError::PlainHttp { .. } => "use https, or say --insecure if that network is yours",
-            ClientError::LoginNeeded | ClientError::LoginRefused { .. } | ClientError::Unauthorized => {
+            ClientError::LoginNeeded | ClientError::LoginRefused { .. } | ClientError::Unauthorized(_) => {
                 "check the user name and password: `bigv help settings` says where they come from"
             }
             ClientError::Unreachable { .. } => {

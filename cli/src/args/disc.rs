@@ -1,6 +1,6 @@
 //! `bigv disc …`.
 
-use super::{ForceArgs, VmTarget};
+use super::{ForceArgs, VmTarget, WaitArgs};
 use clap::{Args, Subcommand};
 
 /// What to do about discs.
@@ -16,8 +16,8 @@ pub enum DiscCommand {
     List(VmTarget),
     /// Change a disc's size: a new size, or +SIZE to grow by that
     #[command(after_help = "Examples:\n  bigv disc resize web1 data 20GB\n  bigv disc resize web1 data +5GB\n\n\
-        A running guest sees a grown disc at once. Shrinking loses what is behind the new end: it is asked\n\
-        about, and the VM must be off.")]
+        A running guest sees a grown disc at once. Shrinking loses what is behind the\n\
+        new end: it is asked about, and the VM must be off.")]
     Resize(DiscResize),
     /// Destroy a disc and all that is on it at once and for good
     #[command(
@@ -49,6 +49,9 @@ pub struct DiscNew {
     /// Its label; disc-N if left out
     #[arg(long, value_name = "LABEL")]
     pub disc_label: Option<String>,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: WaitArgs,
 }
 
 /// `disc resize`.
@@ -75,6 +78,9 @@ pub struct DiscResize {
     /// Asking.
     #[command(flatten)]
     pub force: ForceArgs,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: WaitArgs,
 }
 
 /// `disc delete`.

@@ -22,14 +22,14 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
     version,
     about = "Virtual machines, their discs and everything around them",
     disable_help_subcommand = true,
-    max_term_width = 100,
+    max_term_width = 80,
     after_help = "Examples:\n  \
-        bigv profile generate --username alice --account acme --location https://brain.example\n  \
+        bigv profile generate --username alice --location https://brain.example\n  \
         bigv vm new web1 --vm-discs sata:25GB,ssd:5GB\n  \
         bigv vm list\n  \
         bigv vm console web1\n\n\
-        `bigv help vm` and `bigv help vm new` say more; other topics: `bigv help exit-codes`,\n\
-        `bigv help settings`, `bigv help names`, `bigv help scripting`."
+        `bigv help vm` and `bigv help vm new` say more. Other topics of `bigv help`:\n\
+        exit-codes, settings, names, scripting."
 )]
 pub struct Cli {
     /// Options of every command.
@@ -151,16 +151,21 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_an_example() {
-        fn check(command: &clap::Command, path: &str) {
+    fn every_command_has_an_example_that_fits_a_terminal() {
+        fn check(command: &clap::Command, path: &str, wrong: &mut Vec<String>) {
             let path = format!("{path} {}", command.get_name());
             if command.has_subcommands() {
-                command.get_subcommands().for_each(|sub| check(sub, &path));
-            } else {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains(path.trim()), "{path} has no example");
+                command.get_subcommands().for_each(|sub| check(sub, &path, wrong));
+                return;
             }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !help.contains(path.trim()) {
+                wrong.push(format!("{path} has no example"));
+            }
+            wrong.extend(help.lines().filter(|line| line.chars().count() > 80).map(str::to_owned));
         }
-        check(&root(), "");
+        let mut wrong = Vec::new();
+        check(&root(), "", &mut wrong);
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }

@@ -120,7 +120,7 @@ pub struct DefinitionsArgs {
 pub enum ProfileCommand {
     /// Write a profile from --location, --username, --account and the like
     #[command(after_help = "Examples:\n  \
-        bigv profile generate --username alice --account acme --location https://brain.example\n\n\
+        bigv profile generate --username alice --location https://brain.example\n\n\
         The password is not stored: `bigv profile password store` does that.")]
     Generate(ProfileGenerate),
     /// Show what is in the profile, but not the password

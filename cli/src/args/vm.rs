@@ -10,9 +10,9 @@ pub enum VmCommand {
     /// Make a VM, write a distribution onto it, start it
     #[command(after_help = "Examples:\n  \
         bigv vm new web1\n  \
-        bigv vm new web1.shop.acme --vm-distribution tiny --vm-discs sata:25GB,ssd:5GB --vm-memory 2\n\n\
-        A disc is GRADE:SIZE; without a grade it is sata, without a unit GiB (M, G, T). The first disc\n\
-        is started from. Ctrl-C stops the waiting, not the making.")]
+        bigv vm new web1.shop --vm-distribution tiny --vm-discs sata:25GB,ssd:5GB\n\n\
+        A disc is GRADE:SIZE; without a grade it is sata, without a unit GiB (M, G, T).\n\
+        The first disc is started from. Ctrl-C stops the waiting, not the making.")]
     New(VmNew),
     /// List VMs
     #[command(after_help = "Examples:\n  bigv vm list\n  bigv vm list shop.acme --output-format json")]
@@ -47,7 +47,8 @@ pub enum VmCommand {
     Purge(VmDelete),
     /// Connect to a VM's serial console over SSH
     #[command(after_help = "Examples:\n  bigv vm console web1\n  bigv vm console web1 --ssh-args '-v -p 2222'\n\n\
-        Your SSH key must be among `bigv user key list`. The escape is ssh's: Enter, ~, full stop.")]
+        Your SSH key must be among `bigv user key list`. To leave, type Enter, ~ and\n\
+        a full stop.")]
     Console(VmConsole),
     /// Change cores and memory; takes effect when the VM is started next
     #[command(after_help = "Examples:\n  bigv vm resize web1 --vm-cores 4 --vm-memory 8")]

@@ -54,7 +54,7 @@ pub enum ClientError {
     #[error("this needs a login, and there are no credentials")]
     LoginNeeded,
     /// The brain does not accept the credentials.
-    #[error("the brain does not accept the login of {username:?}: {text}")]
+    #[error("the brain does not accept the login of {username:?}{text}")]
     LoginRefused {
         /// The login.
         username: String,
@@ -62,8 +62,8 @@ pub enum ClientError {
         text: String,
     },
     /// A fresh session was not accepted either.
-    #[error("the brain does not accept this session")]
-    Unauthorized,
+    #[error("the brain does not accept this session{0}")]
+    Unauthorized(String),
     /// You may see it but not do this.
     #[error("you may see {what}, but you may not do this to it{text}")]
     Forbidden {
@@ -79,7 +79,7 @@ pub enum ClientError {
         what: String,
     },
     /// The brain refused the values.
-    #[error("the brain refused {what}: {}", join(problems))]
+    #[error("the brain refused {what}:{}", join(problems))]
     BadRequest {
         /// The object.
         what: String,
@@ -145,7 +145,7 @@ pub(super) fn from_status(what: &str, status: StatusCode, text: &str, body: &str
     let said = said(text);
     match status.as_u16() {
         400 => ClientError::BadRequest { what, problems: problems(body, text) },
-        401 => ClientError::Unauthorized,
+        401 => ClientError::Unauthorized(said),
         403 => ClientError::Forbidden { what, text: said },
         404 => ClientError::NotFound { what },
         502..=504 => ClientError::Unavailable(said),
@@ -155,7 +155,7 @@ pub(super) fn from_status(what: &str, status: StatusCode, text: &str, body: &str
 }
 
 /// Pages of proxies are not worth showing, sentences are.
-fn said(text: &str) -> String {
+pub(super) fn said(text: &str) -> String {
     if text.is_empty() || text.starts_with('<') {
         return String::new();
     }

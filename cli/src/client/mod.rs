@@ -136,7 +136,10 @@ impl Client {
                 Ok(())
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
-                Err(ClientError::LoginRefused { username: credentials.username.clone(), text: shorten(&text) })
+                Err(ClientError::LoginRefused {
+                    username: credentials.username.clone(),
+                    text: error::said(&shorten(&text)),
+                })
             }
             status => Err(error::from_status("session", status, &shorten(&text), &text)),
         }
@@ -153,7 +156,7 @@ impl Client {
         let fresh = self.token.borrow().clone();
         match self.exchange(method, path, what, fresh.as_deref(), body) {
             // The session may have run out: 401 means that nothing was done, so asking again is safe.
-            Err(ClientError::Unauthorized) => {
+            Err(ClientError::Unauthorized(_)) => {
                 self.login()?;
                 let renewed = self.token.borrow().clone();
                 self.exchange(method, path, what, renewed.as_deref(), body)

@@ -6,6 +6,7 @@ use crate::{
     context::Context,
     error::Error,
     output::{Output, pages},
+    wait,
 };
 use serde_json::json;
 use spine::{
@@ -47,7 +48,8 @@ fn new(context: &Context, args: &DiscNew) -> Result<Output, Error> {
         None => free_label(&client.discs(&vm)?.value),
     };
     let order = NewDisc { label: Some(label), storage_grade: spec.grade.to_string(), size: mib(spec.size)? };
-    let answer = client.create_disc(&vm, &order)?;
+    let made = client.create_disc(&vm, &order)?;
+    let answer = wait::disc::settled(context, &vm, made, None, &args.wait)?;
     Ok(Output { page: pages::discs(std::slice::from_ref(&answer.value)), json: answer.json })
 }
 
@@ -70,7 +72,8 @@ fn resize(context: &Context, args: &DiscResize) -> Result<Output, Error> {
     };
     let given: SizeMib = text.parse().map_err(|e: spine::size::SizeError| Error::BadInput(e.to_string()))?;
     let client = context.client()?;
-    let now = client.disc(&vm, &label)?.value.size;
+    let before = client.disc(&vm, &label)?.value;
+    let now = before.size;
     let wanted = if grow_by { now.saturating_add(mib(given)?) } else { mib(given)? };
     let mut changes = json!({ "size": wanted });
     if wanted < now {
@@ -82,7 +85,8 @@ fn resize(context: &Context, args: &DiscResize) -> Result<Output, Error> {
         context.confirm(&question, args.force.force, "--force")?;
         changes["force"] = json!(true);
     }
-    let answer = client.update_disc(&vm, &label, &changes)?;
+    let changed = client.update_disc(&vm, &label, &changes)?;
+    let answer = wait::disc::settled(context, &vm, changed, Some(&before), &args.wait)?;
     Ok(Output { page: pages::discs(std::slice::from_ref(&answer.value)), json: answer.json })
 }
 

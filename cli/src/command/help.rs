@@ -16,36 +16,44 @@ Where settings come from, the first that says something counts:
   -                BIGV_HOME            -            ~/.bigv
   --ssh-args       -                    ssh-args     (vm console takes both)
 
-The profile is the file ~/.bigv/NAME/profile.toml, for your eyes only (mode 0600). `bigv profile generate`
-writes it, `bigv profile password store` adds the password; comments in it are lost when bigv writes it.
+The profile is the file ~/.bigv/NAME/profile.toml, for your eyes only (mode
+0600). `bigv profile generate` writes it, `bigv profile password store` adds the
+password; comments in it are lost when bigv writes it.
 
   location = \"https://brain.example\"
   username = \"alice\"
   account = \"acme\"
   ssh-args = '-o ProxyCommand=\"nc %h %p\"'
 
-Questions are asked only on a terminal. Plain http is used only with a brain on this machine, or with --insecure.
+Questions are asked only on a terminal. Plain http is used only with a brain on
+this machine, or with --insecure. A proxy is taken from HTTPS_PROXY and the like,
+but never for a brain on this machine.
 ";
 
 const NAMES: &str = "\
-A VM is named vm, vm.group or vm.group.account; its whole DNS name works too. What is missing comes from
---group-name and --account, or the settings (`bigv help settings`). Numbers work where names do.
+A VM is named vm, vm.group or vm.group.account; its whole DNS name works too.
+What is missing comes from --group-name and --account, or the settings (`bigv
+help settings`). Numbers work where names do.
 
-A disc is [GRADE:]SIZE, as ssd:10GB. Without a grade it is sata. A size is a number and M, G or T, which may be
-followed by B or iB; without one it is G. 1 G is 1,024 M. A list of discs is separated by commas.
+A disc is [GRADE:]SIZE, as ssd:10GB. Without a grade it is sata. A size is a
+number and M, G or T, which may be followed by B or iB; without one it is G.
+1 G is 1,024 M. A list of discs is separated by commas.
 
-Dashes may be spaces and spaces dashes: `bigv vm-new web1` is `bigv vm new web1`. `disk` is `disc`.
+Dashes may be spaces: `bigv vm-new web1` is `bigv vm new web1`. `disk` is `disc`.
 ";
 
 const SCRIPTING: &str = "\
---batch (or -b) is --no-prompt --output-format json: nothing is asked, and what is missing is an error.
+--batch (or -b) is --no-prompt --output-format json: nothing is asked, and what
+is missing is an error.
 
-Standard output has only the result. As json it is the object or the list that the API answers, with all that
-the brain sends; a command without one gives {\"message\": ...}. Progress, warnings and errors go to standard error.
+Standard output has only the result. As json it is the object or the list that
+the API answers, with all that the brain sends; a command without one gives
+{\"message\": ...}. Progress, warnings and errors go to standard error.
 
-Commands that destroy something need --force, or --disc-label-confirmation for discs. Each exit code has one
-meaning: `bigv help exit-codes`. An interrupted or given-up wait (255, 11) leaves the operation going: run
-`bigv vm show` to see how it stands.
+Commands that destroy something need --force, or --disc-label-confirmation for
+discs. Each exit code has one meaning: `bigv help exit-codes`. A wait that was
+interrupted or given up (255, 11) leaves the operation going: `bigv vm show` says
+how it stands.
 ";
 
 /// Shows help about `topic`, word by word.
@@ -95,6 +103,15 @@ fn of_command(topic: &[String]) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn topics_fit_a_terminal() {
+        for topic in [SETTINGS, NAMES, SCRIPTING, &exit_codes()] {
+            for line in topic.lines() {
+                assert!(line.chars().count() <= 81, "{line}");
+            }
+        }
+    }
 
     #[test]
     fn the_table_of_exit_codes_is_complete_and_in_order() {

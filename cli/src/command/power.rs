@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     error::Error,
     output::{self, Output},
-    wait::{self, Wait, Want},
+    wait::vm::{self as wait, Wait, Want},
 };
 use serde_json::json;
 use std::time::Duration;

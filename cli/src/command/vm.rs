@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     interrupt,
     output::{self, Output, pages},
-    wait::{self, Wait, Want},
+    wait::vm::{self as wait, Wait, Want},
 };
 use serde_json::{Value, json};
 use spine::{

@@ -113,7 +113,7 @@ pub fn interrupted(note: Option<&str>) {
     }
     match note {
         Some(note) => say(&format!("bigv: interrupted; {note}")),
-        None => say("bigv: interrupted"),
+        None => say("bigv: interrupted; a change that was asked of the brain already is made all the same"),
     }
 }
 

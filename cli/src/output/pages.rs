@@ -1,7 +1,7 @@
 //! From the API's objects to pages.
 
 use super::Page;
-use crate::wait;
+use crate::wait::vm as wait;
 use serde_json::Value;
 use spine::{
     api::{Account, Definition, Disc, Group, Nic, Status, User, VirtualMachine},
@@ -42,18 +42,19 @@ pub fn vm(vm: &VirtualMachine) -> Page {
 pub fn vms<'a>(vms: impl Iterator<Item = &'a VirtualMachine>, none: String) -> Page {
     let rows = vms
         .map(|vm| {
-            let addresses = vm.network_interfaces.iter().flatten().flat_map(|nic| &nic.ips);
+            // The primary address; `vm show` has them all.
+            let address = vm.network_interfaces.iter().flatten().flat_map(|nic| &nic.ips).next();
             vec![
                 short_name(vm),
                 wait::state(vm).to_owned(),
                 vm.cores.to_string(),
                 size(vm.memory),
                 vm.discs.iter().flatten().map(disc_spec).collect::<Vec<_>>().join(", "),
-                addresses.map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                address.map(ToString::to_string).unwrap_or_default(),
             ]
         })
         .collect();
-    list(["name", "state", "cores", "memory", "discs", "addresses"], rows, none)
+    list(["name", "state", "cores", "memory", "discs", "address"], rows, none)
 }
 
 /// Discs of one VM.

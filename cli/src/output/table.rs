@@ -1,7 +1,7 @@
 //! Boxed tables that fit the terminal, or `COLUMNS`.
 
 use super::{Page, one_line, printable};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 /// The narrowest table that is tried.
 const COLUMNS_MIN: u16 = 20;
@@ -40,6 +40,12 @@ pub fn fitted(headers: &[&str], rows: &[Vec<String>]) -> Table {
     table.set_header(headers);
     for row in rows {
         table.add_row(row.iter().map(|cell| one_line(cell)));
+    }
+    // A name that is broken in two cannot be copied, unless it is too long for anything else.
+    let name_width = rows.iter().filter_map(|row| row.first()).map(|name| name.chars().count()).max();
+    let fits = table.width().is_none_or(|width| name_width.unwrap_or(0) <= usize::from(width) / 2);
+    if let Some(names) = table.column_mut(0).filter(|_| fits) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
     }
     table
 }

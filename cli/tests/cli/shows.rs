@@ -97,9 +97,12 @@ fn discs_are_made_resized_and_destroyed() {
     brain.json(&format!("PUT {VM}/discs/disc-2"), disc(22, "disc-2", "ssd", 3584).to_string());
     brain.on(&format!("DELETE {VM}/discs/disc-2?purge=true"), [crate::brain::Reply::Json(204, String::new())]);
     let bigv = Bigv::new(&brain);
+    for (id, label, grade) in [(23, "disc-3", "ssd"), (24, "data", "sata")] {
+        brain.json(&format!("GET {VM}/discs/{label}"), disc(id, label, grade, 10240).to_string());
+    }
     let body = |line: &str| {
         bigv.ok(line);
-        brain.seen().last().unwrap().body.clone()
+        brain.seen().into_iter().rfind(|seen| !seen.line.starts_with("GET")).unwrap().body
     };
     let made = json!({"label": "disc-3", "storage_grade": "ssd", "size": 10240});
     assert_eq!(body("disc new web1 ssd:10GB"), made);

@@ -2,7 +2,7 @@
 
 use crate::{
     brain::{Brain, Reply},
-    fixtures::{GROUP, VM, brain, get_vm, running, vm, vm_in, wait_vm},
+    fixtures::{GROUP, VM, brain, disc, get_vm, running, vm, vm_in, wait_vm},
     program::{Bigv, until},
 };
 use nix::{
@@ -46,7 +46,11 @@ fn a_vm_is_made_and_waited_for() {
     let news: Vec<&str> = run.stderr.lines().map(|line| line.split(" (").next().unwrap()).collect();
     assert_eq!(
         news,
-        ["web1: waiting: no head has room", "web1: imaging: writing tiny 5%", "web1: imaging: writing tiny 60%"],
+        [
+            "web1.default.acme: waiting: no head has room",
+            "web1.default.acme: imaging: writing tiny 5%",
+            "web1.default.acme: imaging: writing tiny 60%"
+        ],
         "a line when there is news, and only then"
     );
     assert!(run.stdout.starts_with("name      web1.default.acme.lab.bigv.example"), "{run:?}");
@@ -205,4 +209,28 @@ fn a_cd_is_put_in_and_taken_out() {
     assert_eq!(body("vm cdrom web1 https://x.example/a.iso"), json!({"cdrom_url":"https://x.example/a.iso"}));
     assert_eq!(body("vm cdrom web1 --remove"), json!({"cdrom_url":null}));
     assert_eq!(bigv.run("vm cdrom web1").code, 7);
+}
+
+#[test]
+fn a_disc_is_waited_for() {
+    let brain = brain();
+    let disc = |state: Value| {
+        let mut disc = disc(23, "disc-3", "ssd", 10240);
+        disc["status"] = state;
+        Reply::Json(200, disc.to_string())
+    };
+    let making = || disc(json!({"state": "waiting", "reason": "tail1 is making it"}));
+    brain.on(&format!("POST {VM}/discs"), [making()]);
+    brain.on(&format!("GET {VM}/discs/disc-3"), [making(), disc(json!({"state": "serving"}))]);
+    let bigv = Bigv::new(&brain);
+    let run = bigv.run("disc new web1 ssd:10");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stderr.starts_with("disc-3: waiting: tail1 is making it"), "{run:?}");
+    assert!(run.stdout.contains("serving"), "{run:?}");
+
+    brain.on(&format!("GET {VM}/discs/disc-3"), [disc(json!({"state": "failed", "reason": "no room"}))]);
+    let run = bigv.run("disc new web1 ssd:10");
+    assert_eq!(run.code, 10, "{run:?}");
+    assert!(run.stderr.contains("disc-3: no room"), "{run:?}");
+    assert!(bigv.ok("disc new web1 ssd:10 --no-wait").contains("waiting"));
 }

@@ -1,27 +1,10 @@
-//! Waiting for a VM: asks until it is as wanted, shows what it is doing, and gives up only when the
-//! time is up. Whatever ends the waiting, the operation goes on.
+//! Waiting for a VM.
 
-use crate::{
-    args::WaitArgs,
-    client::{ClientError, VmPath},
-    command,
-    context::Context,
-    error::Error,
-    interrupt,
-    output::{Output, progress::Progress},
-};
+use super::{Patience, Verdict, not_yet};
+use crate::{args::WaitArgs, client::VmPath, command, context::Context, error::Error, output::Output};
 use spine::api::VirtualMachine;
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-/// How long one question may stay open. The brain allows 60 s; progress is only seen between two.
-const QUESTION_S: Duration = Duration::from_secs(5);
-/// The least time between two questions, for a brain that answers at once.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest time between two attempts to reach a brain that is away.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// For so long a failure from before the operation is taken for old news.
 const OLD_NEWS: Duration = Duration::from_secs(10);
 
@@ -54,60 +37,29 @@ pub struct Wait<'a> {
 
 impl Wait<'_> {
     /// Waits as long as the options say, and shows the VM.
-    pub fn show_after(mut self, context: &Context, args: &WaitArgs) -> Result<Output, Error> {
+    pub fn show_after(self, context: &Context, args: &WaitArgs) -> Result<Output, Error> {
         if !args.no_wait {
-            self.time_max = args.wait_max.map_or(self.time_max, Duration::from_secs);
-            self.run(context)?;
+            self.run(context, args)?;
         }
         command::vm::show(context, self.vm)
     }
 
-    fn run(&self, context: &Context) -> Result<(), Error> {
+    fn run(&self, context: &Context, args: &WaitArgs) -> Result<(), Error> {
         let client = context.client()?;
-        let again = format!("{}; look again with `bigv vm show {}`", self.going_on, self.vm);
-        interrupt::set_note(Some(again.clone()));
-        let mut progress = Progress::new(&self.vm.vm);
-        let started = Instant::now();
-        let mut failures = 0u32;
-        let result = loop {
-            let asked = Instant::now();
-            let left = self.time_max.saturating_sub(started.elapsed());
-            match client.vm_when(self.vm, self.want.until(), QUESTION_S.min(left.max(PAUSE))) {
-                Ok(answer) => {
-                    failures = 0;
-                    match judge(self.want, self.before, &answer.value, started.elapsed()) {
-                        Verdict::Reached => break Ok(()),
-                        Verdict::Failed(reason) => break Err(Error::Failed(format!("{}: {reason}", self.vm))),
-                        Verdict::NotYet { text, percent } => progress.show(&text, percent),
-                    }
-                }
-                Err(error) if error.is_passing() => {
-                    failures += 1;
-                    progress.show(&format!("{error}; trying again"), None);
-                }
-                Err(error) => break Err(self.explain(error)),
-            }
-            if started.elapsed() >= self.time_max {
-                let advice = self.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-                break Err(Error::StillGoing(format!(
-                    "waited {} s, the last news was: {}. {again}{advice}",
-                    self.time_max.as_secs(),
-                    progress.last()
-                )));
-            }
-            let pause = (PAUSE * 2u32.pow(failures.min(5).saturating_sub(1))).min(PAUSE_MAX);
-            thread::sleep(pause.saturating_sub(asked.elapsed()));
+        let patience = Patience {
+            name: self.vm.to_string(),
+            time_max: self.time_max,
+            going_on: self.going_on.clone(),
+            look: format!("bigv vm show {}", self.vm),
+            advice: self.advice.clone(),
         };
-        progress.finish();
-        interrupt::set_note(None);
-        result
-    }
-
-    fn explain(&self, error: ClientError) -> Error {
-        match error {
-            ClientError::NotFound { .. } => Error::Failed(format!("{} was deleted meanwhile", self.vm)),
-            other => other.into(),
-        }
+        let mut seen_otherwise = false;
+        patience.with(args).ask(|time, elapsed| {
+            let now = client.vm_when(self.vm, self.want.until(), time)?.value;
+            let verdict = judge(self.want, self.before, &now, seen_otherwise, elapsed);
+            seen_otherwise |= state(&now) != "running";
+            Ok(verdict)
+        })
     }
 }
 
@@ -131,16 +83,15 @@ pub fn state(vm: &VirtualMachine) -> &str {
     }
 }
 
-#[derive(Debug, PartialEq)]
-enum Verdict {
-    Reached,
-    Failed(String),
-    NotYet { text: String, percent: Option<u64> },
-}
-
-fn judge(want: Want, before: Option<&VirtualMachine>, vm: &VirtualMachine, elapsed: Duration) -> Verdict {
+/// `seen_otherwise`: it was seen in another state than running since the operation began.
+fn judge(
+    want: Want,
+    before: Option<&VirtualMachine>,
+    vm: &VirtualMachine,
+    seen_otherwise: bool,
+    elapsed: Duration,
+) -> Verdict {
     let since = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.since.clone());
-    let reason = vm.status.as_ref().and_then(|status| status.reason.clone());
     // The same state since the same time: nothing has happened yet.
     let unchanged =
         before.is_some_and(|old| state(old) == state(vm) && since(old).is_some() && since(old) == since(vm));
@@ -148,19 +99,15 @@ fn judge(want: Want, before: Option<&VirtualMachine>, vm: &VirtualMachine, elaps
         (_, "deleted") => return Verdict::Failed("it was deleted meanwhile".to_owned()),
         (Want::Running, "running") if vm.power_on => return Verdict::Reached,
         // The brain takes power_on back when the old run has ended.
-        (Want::RunningAgain, "running") if vm.power_on && !unchanged => return Verdict::Reached,
+        (Want::RunningAgain, "running") if vm.power_on && (seen_otherwise || !unchanged) => return Verdict::Reached,
         (Want::Off, "off") => return Verdict::Reached,
         (Want::Running | Want::RunningAgain, "failed") if !unchanged || elapsed > OLD_NEWS => {
+            let reason = vm.status.as_ref().and_then(|status| status.reason.clone());
             return Verdict::Failed(reason.unwrap_or_else(|| "it failed, and the brain does not say why".to_owned()));
         }
         _ => {}
     }
-    let text = match reason {
-        Some(reason) => format!("{}: {reason}", state(vm)),
-        None => state(vm).to_owned(),
-    };
-    let percent = vm.status.as_ref().and_then(|status| status.progress).and_then(|n| u64::try_from(n).ok());
-    Verdict::NotYet { text, percent: percent.map(|n| n.min(100)) }
+    not_yet(state(vm), vm.status.as_ref())
 }
 
 #[cfg(test)]
@@ -188,11 +135,14 @@ mod tests {
     #[test]
     fn a_restart_is_done_only_when_it_runs_anew() {
         let before = vm("running", Some("t1"), true);
-        let again = |now: &VirtualMachine| judge(Want::RunningAgain, Some(&before), now, NOW);
+        let again = |now: &VirtualMachine| judge(Want::RunningAgain, Some(&before), now, false, NOW);
         assert!(matches!(again(&vm("running", Some("t1"), false)), Verdict::NotYet { .. }));
         assert!(matches!(again(&vm("running", Some("t1"), true)), Verdict::NotYet { .. }));
         assert!(matches!(again(&vm("starting", Some("t2"), true)), Verdict::NotYet { .. }));
         assert_eq!(again(&vm("running", Some("t3"), true)), Verdict::Reached);
+        // Within the same second: what it was in between tells.
+        let second = vm("running", Some("t1"), true);
+        assert_eq!(judge(Want::RunningAgain, Some(&before), &second, true, NOW), Verdict::Reached);
         // A brain that does not say since when: power_on tells.
         assert!(matches!(again(&vm("running", None, false)), Verdict::NotYet { .. }));
         assert_eq!(again(&vm("running", None, true)), Verdict::Reached);
@@ -202,10 +152,10 @@ mod tests {
     fn an_old_failure_is_old_news_for_a_while() {
         let before = vm("failed", Some("t1"), false);
         let now = vm("failed", Some("t1"), true);
-        assert!(matches!(judge(Want::Running, Some(&before), &now, NOW), Verdict::NotYet { .. }));
-        let late = judge(Want::Running, Some(&before), &now, OLD_NEWS * 2);
+        assert!(matches!(judge(Want::Running, Some(&before), &now, false, NOW), Verdict::NotYet { .. }));
+        let late = judge(Want::Running, Some(&before), &now, false, OLD_NEWS * 2);
         assert_eq!(late, Verdict::Failed("because".into()));
-        let fresh = judge(Want::Running, Some(&before), &vm("failed", Some("t2"), true), NOW);
+        let fresh = judge(Want::Running, Some(&before), &vm("failed", Some("t2"), true), false, NOW);
         assert_eq!(fresh, Verdict::Failed("because".into()));
     }
 
@@ -213,7 +163,7 @@ mod tests {
     fn what_it_waits_for_is_shown() {
         let mut now = vm("imaging", None, true);
         now.status.as_mut().unwrap().progress = Some(400);
-        let verdict = judge(Want::Running, None, &now, NOW);
+        let verdict = judge(Want::Running, None, &now, false, NOW);
         assert_eq!(verdict, Verdict::NotYet { text: "imaging: because".into(), percent: Some(100) });
     }
 
@@ -223,9 +173,9 @@ mod tests {
         now.status = None;
         assert_eq!(state(&now), "starting");
         now.head = Some("head1".into());
-        assert_eq!(judge(Want::Running, None, &now, NOW), Verdict::Reached);
+        assert_eq!(judge(Want::Running, None, &now, false, NOW), Verdict::Reached);
         now.head = None;
         now.power_on = false;
-        assert_eq!(judge(Want::Off, None, &now, NOW), Verdict::Reached);
+        assert_eq!(judge(Want::Off, None, &now, false, NOW), Verdict::Reached);
     }
 }
