@@ -47,8 +47,8 @@ impl Host {
     }
 
     /// Who a machine's qemu runs as.
-    pub fn identity(&self, uid: u32) -> Identity {
+    pub fn identity(&self, spec: &Spec, uid: u32) -> Identity {
         let kvm_group = (self.accelerator == Accelerator::Kvm).then(kvm::group).flatten();
-        Identity { uid, kvm_group }
+        Identity { uid, kvm_group, network: !spec.cards.is_empty() }
     }
 }

@@ -49,6 +49,8 @@ enum Command {
         uid: u32,
         #[arg(long)]
         kvm_group: Option<u32>,
+        #[arg(long)]
+        network: bool,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -57,9 +59,9 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run(&config),
-        Command::ExecQemu { uid, kvm_group, command } => {
+        Command::ExecQemu { uid, kvm_group, network, command } => {
             let (program, arguments) = command.split_first().expect("clap requires one");
-            Err(exec::exec(exec::Identity { uid, kvm_group }, Path::new(program), arguments).into())
+            Err(exec::exec(exec::Identity { uid, kvm_group, network }, Path::new(program), arguments).into())
         }
     };
     match result {

@@ -74,7 +74,8 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, str
     let Ok(socket) = socket2::SockRef::from(&stream).try_clone() else { return };
     let end = converse(stream, Arc::clone(&shared), stranger).await;
     let _ = socket.shutdown(Shutdown::Both);
-    tracing::info!(machine = shared.machine, %peer, "console: connection ended: {end}");
+    // Anybody can cause this line: it is for those who look for it.
+    tracing::debug!(machine = shared.machine, %peer, "console: connection ended: {end}");
 }
 
 /// Returns why it ended.

@@ -126,6 +126,7 @@ const HARMLESS_OPTIONS: [&str; 3] = ["no-agent-forwarding", "no-x11-forwarding",
 mod tests {
     use super::*;
     use argon2::{Algorithm, Params, Version, password_hash::PasswordHasher};
+    use proptest::prelude::*;
 
     const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
@@ -225,5 +226,29 @@ mod tests {
         assert!(users.still_accept(&by_key));
         users.names.clear();
         assert!(!users.still_accept(&by_key), "R111: not listed any more");
+    }
+
+    proptest! {
+        /// What is stored came from outside: damage lets nobody in, and harms nobody.
+        #[test]
+        fn damaged_keys_are_passed_over(
+            damage in prop::collection::vec((12usize..80, proptest::char::range('!', '~')), 1..4),
+            noise in ".{0,200}",
+        ) {
+            let mut line: Vec<char> = ED25519.chars().collect();
+            for (at, character) in damage {
+                line[at] = character;
+            }
+            let line: String = line.into_iter().collect();
+            prop_assume!(line != ED25519);
+            prop_assert!(!users(&line).accept_key("amy", &blob(ED25519)));
+            let with_a_good_one = users(&format!("{line}\n{noise}\n{ED25519}"));
+            prop_assert!(with_a_good_one.accept_key("amy", &blob(ED25519)));
+        }
+
+        #[test]
+        fn damaged_hashes_match_nothing(text in "\\$argon2(id|i|d)(\\$(v=[0-9]{1,4}|m=[0-9]{1,3},t=[12],p=[12]|[A-Za-z0-9+/]{0,40})){0,5}") {
+            prop_assert!(!password_matches(&Secret::new(text), "R0ry"));
+        }
     }
 }

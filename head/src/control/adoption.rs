@@ -3,6 +3,7 @@
 use crate::{
     adopt::{Record, Verdict, judge},
     config::RestartPolicy,
+    console,
     host::Host,
     hypervisor::process::{Qemu, ours},
     limits::KILL_DEADLINE,
@@ -13,7 +14,7 @@ use crate::{
     },
 };
 use spine::id::VmId;
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path};
 use tokio::time::timeout;
 
 /// A machine that an earlier supervisor started, and that still runs.
@@ -54,17 +55,25 @@ pub async fn survey(host: &Host) -> io::Result<Vec<Adopted>> {
     if let Err(error) = remove_strays(&host.config.uid_range, &uids).await {
         tracing::warn!(%error, "cannot remove taps that are left over");
     }
+    if let Some(interface) = &host.config.management_interface {
+        let keep: Vec<IpAddr> = adopted.iter().filter_map(|machine| machine.job.resource.management_address).collect();
+        match console::remove_strays(interface, &keep).await {
+            Ok(strays) if strays.is_empty() => {}
+            Ok(strays) => tracing::info!(?strays, interface, "console addresses that were left over are removed"),
+            Err(error) => tracing::warn!(%error, "cannot remove console addresses that are left over"),
+        }
+    }
     let ids: BTreeSet<&VmId> = adopted.iter().map(|machine| &machine.job.id).collect();
     remove_stray_files(host, &ids)?;
     Ok(adopted)
 }
 
-fn take_over(host: &Host, record: Record) -> Result<Adopted, (Record, &'static str)> {
+fn take_over(host: &Host, record: Record) -> Result<Adopted, (Box<Record>, &'static str)> {
     let mark = match judge(&record, &host.boot_id, host.config.restart_policy == RestartPolicy::Adopt) {
         Verdict::Adopt(mark) => mark,
-        Verdict::Remove(reason) => return Err((record, reason)),
+        Verdict::Remove(reason) => return Err((Box::new(record), reason)),
     };
-    let Ok(qemu) = Qemu::adopt(mark, record.uid) else { return Err((record, "its process is gone")) };
+    let Ok(qemu) = Qemu::adopt(mark, record.uid) else { return Err((Box::new(record), "its process is gone")) };
     // The head's networks may have changed; that is no reason to end a guest.
     let mut resource = record.resource.clone();
     let spec = Spec::check(&resource, &host.config).or_else(|_| {
@@ -76,7 +85,7 @@ fn take_over(host: &Host, record: Record) -> Result<Adopted, (Record, &'static s
             let job = Job { id: record.id, uid: record.uid, resource: record.resource, spec };
             Ok(Adopted { job, qemu })
         }
-        Err(_) => Err((record, "this version of the head does not know what it is")),
+        Err(_) => Err((Box::new(record), "this version of the head does not know what it is")),
     }
 }
 

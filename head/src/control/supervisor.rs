@@ -8,7 +8,7 @@ use crate::{
     vm::{
         driver::{Driver, News, Order, gone},
         requests::{Share, admit, free_memory_mib},
-        spec::Spec,
+        spec::{Spec, SpecError, read},
         start::Job,
     },
 };
@@ -17,7 +17,7 @@ use spine::{
     id::{Epoch, ResourceName, VmId},
     limits::VERSIONS,
     message::{Answer, Command, Complaint, Hello, Notice, Refusal, Role},
-    resource::{Attributes, apply_update, from_attributes, vm::VmResource},
+    resource::{Attributes, apply_update},
     transport::{NodeConfig, NodeEvent, NodeLink, Ticket, connect_node},
 };
 use std::{collections::BTreeMap, fs, future::Future, sync::Arc};
@@ -70,7 +70,12 @@ impl Supervisor {
             memory: Value::Null,
         };
         for Adopted { job, qemu } in adopted {
+            let id = job.id.clone();
             let driver = supervisor.add(job);
+            // It is in the first dump, whatever its task does until then.
+            if let Some(machine) = supervisor.machines.get_mut(&id) {
+                machine.report = Some(driver.report().clone());
+            }
             supervisor.drivers.spawn(driver.adopt(qemu));
         }
         supervisor.memory = supervisor.free_memory();
@@ -162,9 +167,9 @@ impl Supervisor {
         if self.machines.contains_key(&id) {
             return Err(refusal("exists", format!("vm.{id} is on this head already")));
         }
-        let resource: VmResource =
-            from_attributes(attributes).map_err(|error| refusal("bad-value", format!("vm: {error}")))?;
-        let spec = Spec::check(&resource, &self.host.config).map_err(|e| refusal(e.code, e.to_string()))?;
+        let refused = |error: SpecError| refusal(error.code, error.to_string());
+        let resource = read(attributes).map_err(refused)?;
+        let spec = Spec::check(&resource, &self.host.config).map_err(refused)?;
         let here: Vec<_> = self.machines.values().map(|machine| machine.share).collect();
         let uid = admit(&self.host.config, &spec, &here)?;
         let driver = self.add(Job { id, uid, resource, spec });

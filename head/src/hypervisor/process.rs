@@ -94,6 +94,9 @@ impl Qemu {
         if let Some(group) = launch.identity.kvm_group {
             command.arg("--kvm-group").arg(group.to_string());
         }
+        if launch.identity.network {
+            command.arg("--network");
+        }
         command.arg("--").arg(launch.qemu).args(launch.arguments);
         // Nothing of the supervisor's environment concerns a guest.
         command.env_clear().env("PATH", PATH).current_dir("/");

@@ -4,7 +4,7 @@ use super::{
     cdrom,
     ending::{Evidence, reason},
     report::{changes, redacted},
-    start::{CDROM_ERROR, Job, Parts, StartError, clean_up, open_console, start, users, write_record},
+    start::{CDROM_ERROR, Job, Parts, StartError, clean_up, open_console, start, stop_console, users, write_record},
     state::{Action, Event, State},
     update::{Press, Update, check},
 };
@@ -75,6 +75,8 @@ pub struct Driver {
     host: Arc<Host>,
     job: Job,
     orders: mpsc::Receiver<Order>,
+    /// The supervisor ends: no more orders come.
+    orders_closed: bool,
     news: mpsc::Sender<News>,
     parts: Parts,
     state: State,
@@ -106,10 +108,11 @@ enum Turn {
 impl Driver {
     /// A task for a machine.
     pub fn new(host: Arc<Host>, job: Job, orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) -> Self {
-        Self {
+        let mut driver = Self {
             host,
             job,
             orders,
+            orders_closed: false,
             news,
             parts: Parts::default(),
             state: State::Running,
@@ -121,7 +124,14 @@ impl Driver {
             resizing: None,
             resizes: JoinSet::new(),
             report: Attributes::new(),
-        }
+        };
+        driver.report = driver.current_report();
+        driver
+    }
+
+    /// What may be said of the machine, as far as it is known before its task runs.
+    pub fn report(&self) -> &Attributes {
+        &self.report
     }
 
     /// Starts the machine, answers `ticket`, and stays with it to its end.
@@ -149,8 +159,7 @@ impl Driver {
         self.parts.qemu = Some(qemu);
         self.connect().await;
         open_console(&self.host, &self.job, &mut self.parts).await;
-        self.report = self.current_report();
-        self.tell(News::Created(self.job.id.clone(), self.report.clone())).await;
+        self.report_changes().await;
         self.run().await;
     }
 
@@ -173,7 +182,12 @@ impl Driver {
         loop {
             let exit = match self.turn(&mut ticks).await {
                 Turn::Exited(exit) => Some(exit),
-                Turn::Order(None) => return self.detach().await,
+                Turn::Order(None) if self.state == State::Running => return self.detach().await,
+                Turn::Order(None) => {
+                    // Its end is near, and wants cleaning up.
+                    self.orders_closed = true;
+                    None
+                }
                 Turn::Order(Some(order)) => self.handle_order(order).await,
                 Turn::Announced(Announcement::Shutdown) => self.handle(Event::Announced).await,
                 Turn::Announced(Announcement::Closed) => self.monitor_closed(),
@@ -214,7 +228,7 @@ impl Driver {
         };
         tokio::select! {
             exit = exited => Turn::Exited(exit),
-            order = self.orders.recv() => Turn::Order(order),
+            order = self.orders.recv(), if !self.orders_closed => Turn::Order(order),
             announcement = announced => Turn::Announced(announcement),
             () = deadline => Turn::Deadline,
             Some(result) = self.resizes.join_next() => Turn::Resized(match result {
@@ -346,6 +360,10 @@ impl Driver {
         if let Err(error) = write_record(&self.host, &self.job, mark, true) {
             tracing::warn!(vm = %self.job.id, %error, "a new supervisor would not know of the last update");
         }
+        self.report_changes().await;
+    }
+
+    async fn report_changes(&mut self) {
         let report = self.current_report();
         if report != self.report {
             let changed = changes(&self.report, &report);
@@ -451,9 +469,7 @@ impl Driver {
     /// The supervisor ends; the machine does not.
     async fn detach(mut self) {
         self.resizes.abort_all();
-        if let Some(console) = self.parts.console.take() {
-            console.stop().await;
-        }
+        stop_console(&self.job.id, &mut self.parts).await;
     }
 
     fn current_report(&self) -> Attributes {

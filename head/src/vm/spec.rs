@@ -8,9 +8,13 @@ use crate::{
     },
     limits::{CORES_MAX, DISPLAY_NAME_BYTES_MAX, MEMORY_MIN_MIB, SERIAL_BYTES_MAX, URL_BYTES_MAX},
 };
+use serde_json::{Value, json};
 use spine::{
     limits::{DISCS_PER_VM_MAX, NICS_PER_VM_MAX},
-    resource::vm::{NbdAddress, NetworkInterface, VmDisc, VmResource},
+    resource::{
+        Attributes, from_attributes,
+        vm::{NbdAddress, NetworkInterface, VmDisc, VmResource},
+    },
     secret::Secret,
 };
 use std::fmt;
@@ -102,6 +106,24 @@ pub struct SpecError {
 
 fn bad(attribute: impl Into<String>, reason: impl Into<String>) -> SpecError {
     SpecError { code: "bad-value", attribute: attribute.into(), reason: reason.into() }
+}
+
+/// Reads `vm.X` from its attributes.
+///
+/// # Errors
+/// Names the attribute that cannot be read.
+pub fn read(attributes: &Attributes) -> Result<VmResource, SpecError> {
+    from_attributes(attributes).map_err(|error| {
+        // The parser does not say where: the culprit is the attribute that is wrong in a machine that has
+        // nothing else.
+        let alone = |(name, value): &(&String, &Value)| {
+            let mut least = Attributes::from_iter([("memory".into(), json!(1)), ("cores".into(), json!(1))]);
+            least.insert((*name).clone(), (*value).clone());
+            from_attributes::<VmResource>(&least).is_err()
+        };
+        let culprit = attributes.iter().find(alone).map_or("vm", |(name, _)| name.as_str());
+        bad(shown(culprit), error.to_string())
+    })
 }
 
 impl Spec {
@@ -268,7 +290,6 @@ impl fmt::Display for Mac {
 mod tests {
     use super::*;
     use crate::config::tests::EXAMPLE;
-    use serde_json::{Value, json};
 
     fn config() -> Config {
         toml::from_str(EXAMPLE).unwrap()
@@ -318,6 +339,18 @@ mod tests {
         ] {
             let error = check(&changes).expect_err(&changes.to_string()).to_string();
             assert!(error.starts_with(start), "{changes}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (attributes, start) in [
+            (json!({"memory": "much", "cores": 1}), "memory: invalid type"),
+            (json!({"memory": 1}), "vm: missing field `cores`"),
+            (json!({"memory": 1, "cores": 1, "discs": [{"address": "x", "model": ""}]}), "discs: \"x\" is not a disc"),
+        ] {
+            let error = read(attributes.as_object().unwrap()).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
         }
     }
 

@@ -167,7 +167,7 @@ fn spawn(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartError> {
     let arguments = arguments(&job.spec, &host.place(&job.id, &job.spec, job.uid));
     let qemu = Qemu::spawn(Launch {
         helper: &host.helper,
-        identity: host.identity(job.uid),
+        identity: host.identity(&job.spec, job.uid),
         qemu: &host.config.qemu,
         arguments: &arguments,
         stdin: Some(listen(&host.files.monitor(&job.id)).map_err(io_error("listen for the monitor"))?),
@@ -267,9 +267,7 @@ pub async fn clean_up(host: &Host, id: &VmId, uid: u32, parts: &mut Parts) {
             qemu.kill();
         }
     }
-    if let Some(console) = parts.console.take() {
-        console.stop().await;
-    }
+    stop_console(id, parts).await;
     if let Err(error) = ensure(&[], &(uid..=uid)).await {
         tracing::error!(vm = %id, %error, "cannot remove a machine's taps");
     }
@@ -277,3 +275,14 @@ pub async fn clean_up(host: &Host, id: &VmId, uid: u32, parts: &mut Parts) {
         tracing::error!(vm = %id, %error, "cannot remove a machine's files");
     }
 }
+
+/// Closes the console. Its viewers are told, but must not hold up what comes after.
+pub async fn stop_console(id: &VmId, parts: &mut Parts) {
+    let Some(console) = parts.console.take() else { return };
+    if timeout(CONSOLE_DEADLINE, console.stop()).await.is_err() {
+        tracing::warn!(vm = %id, "the console's viewers do not leave in time");
+    }
+}
+
+/// For goodbyes, and for taking the address down.
+const CONSOLE_DEADLINE: Duration = Duration::from_secs(5);

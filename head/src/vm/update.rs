@@ -1,11 +1,11 @@
 //! What an `update vm.X` asks for (R086–R089): pure.
 
-use super::spec::{CdromUrl, Spec};
+use super::spec::{CdromUrl, Spec, read};
 use crate::{config::Config, control::refusal, hypervisor::keys};
 use spine::{
     message::Refusal,
     resource::{
-        Attributes, apply_update, from_attributes, to_attributes,
+        Attributes, apply_update, to_attributes,
         vm::{NetworkInterface, SIGNAL, Signal, VmDisc, VmResource},
     },
 };
@@ -51,7 +51,7 @@ pub fn check(current: &VmResource, changes: &Attributes, config: &Config) -> Res
     };
     let mut attributes = to_attributes(current);
     apply_update(&mut attributes, &changes);
-    let mut next: VmResource = from_attributes(&attributes).map_err(|e| bad("vm", e))?;
+    let mut next: VmResource = read(&attributes).map_err(|e| refusal(e.code, e.to_string()))?;
     // A change of size need not repeat the key.
     for (disc, before) in next.discs.iter_mut().zip(&current.discs) {
         disc.key = disc.key.take().or_else(|| before.key.clone());

@@ -1,0 +1,88 @@
+//! Discs that grow, discs that go away, CDs.
+
+use crate::{
+    bench::{Bench, Disc, hear_from_guest, in_namespace, machine, type_to_guest},
+    guest,
+};
+use serde_json::json;
+use std::fs::File;
+
+#[test]
+fn r087_rule_15_a_disc_grows_under_its_guest() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let mut disc = Disc::new(&bench, "k").await;
+        bench.create("1", &machine(&disc)).await.unwrap();
+        bench.created("1").await;
+        let mut serial = bench.serial("1").await;
+        hear_from_guest(&mut serial).await;
+        // As a tail does it: the file first, then the connections are closed, and the listener is back at once.
+        disc.take_away();
+        File::options().write(true).open(&disc.file).unwrap().set_len(32 << 20).unwrap();
+        disc.serve().await;
+        let mut grown = disc.resource();
+        grown["size"] = json!(32 << 20);
+        bench.update("1", json!({"discs": [grown]})).await.unwrap();
+        assert_eq!(bench.updated("vm.1").await["discs"][0]["size"], json!(32 << 20));
+        type_to_guest(&mut serial, guest::READ).await;
+        hear_from_guest(&mut serial).await;
+    });
+}
+
+#[test]
+fn r119_rule_14_a_disc_that_is_away() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let mut disc = Disc::new(&bench, "k").await;
+        bench.create("1", &machine(&disc)).await.unwrap();
+        let mut serial = bench.serial("1").await;
+        hear_from_guest(&mut serial).await;
+        disc.take_away();
+        type_to_guest(&mut serial, guest::READ).await;
+        let refusal = bench.update("1", json!({"signal": {"signal": "reset"}})).await.unwrap_err();
+        assert_eq!(refusal.error, "disc-away");
+        assert!(refusal.message.contains(&format!("nbd:127.0.0.1:{}", disc.port)), "{refusal:?}");
+        // The guest waits, and goes on when the disc is back.
+        disc.serve().await;
+        hear_from_guest(&mut serial).await;
+        // With a request in flight qemu cannot end by itself.
+        disc.take_away();
+        type_to_guest(&mut serial, guest::READ).await;
+        let pid = bench.pid_of("1");
+        bench.remove("1", "vm stopped").await.unwrap();
+        let reason = bench.destroyed("1").await;
+        let killed = "vm stopped; qemu had to be killed because it did not end while disc nbd:127.0.0.1:";
+        assert!(reason.starts_with(killed), "{reason}");
+        bench.assert_nothing_left("1", Some(pid)).await;
+    });
+}
+
+#[test]
+fn r089_a_cd_goes_in_and_out_of_a_running_machine() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let (disc, first, second) =
+            (Disc::new(&bench, "k").await, Disc::new(&bench, "cd").await, Disc::new(&bench, "cd").await);
+        let url = |cd: &Disc| format!("nbd://127.0.0.1:{}/cd", cd.port);
+        let mut vm = machine(&disc);
+        vm["cdrom_url"] = json!("nbd://127.0.0.1:1/none");
+        bench.create("1", &vm).await.expect("R095: a machine starts without a CD that cannot be read");
+        let shown = bench.created("1").await;
+        assert!(shown["cdrom_error"].as_str().unwrap().contains("cannot be read"), "{shown}");
+
+        bench.update("1", json!({"cdrom_url": url(&first)})).await.unwrap();
+        let changes = bench.updated("vm.1").await;
+        assert_eq!(changes, json!({"cdrom_url": url(&first), "cdrom_error": null}));
+        bench.update("1", json!({"cdrom_url": url(&second)})).await.unwrap();
+        bench.update("1", json!({"cdrom_url": url(&first)})).await.unwrap();
+        bench.updated("vm.1").await;
+        bench.updated("vm.1").await;
+        let refusal = bench.update("1", json!({"cdrom_url": "nbd://127.0.0.1:1/none"})).await.unwrap_err();
+        assert_eq!(refusal.error, "cdrom-unreadable");
+        let refusal = bench.update("1", json!({"cdrom_url": "file:///etc/shadow"})).await.unwrap_err();
+        assert_eq!(refusal.error, "bad-value");
+        bench.update("1", json!({"cdrom_url": null})).await.unwrap();
+        assert_eq!(bench.updated("vm.1").await, json!({"cdrom_url": null}));
+        bench.remove("1", "done").await.unwrap();
+    });
+}
