@@ -100,6 +100,21 @@ async fn a_viewer_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed(
 }
 
 #[tokio::test]
+async fn a_paste_that_the_guest_does_not_read_holds_up_nobody() {
+    let mut rig = Rig::start().await;
+    let mut pasting = rig.viewer().await;
+    let mut watching = rig.viewer().await;
+    // Ends when the whole way from the client to the guest is full, or all of it has been taken.
+    let paste = vec![b'x'; 8 * 1024 * 1024];
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pasting.stdin.write_all(&paste)).await;
+    rig.print("still here").await;
+    watching.shown_until("still here").await;
+    within(rig.console.stop()).await;
+    let (_, errors) = watching.end().await;
+    assert!(errors.contains("has stopped"), "{errors}");
+}
+
+#[tokio::test]
 async fn r137_viewers_stay_over_a_restart_of_the_serial_line() {
     let mut rig = Rig::start().await;
     let mut viewer = rig.viewer().await;
