@@ -39,7 +39,7 @@ pub struct Buffer {
     holder: Option<Holder>,
 }
 
-/// Counts the bytes of the buffers that one connection has, wherever they are.
+/// Counts the bytes of the buffers that the connections of one disc have, wherever they are.
 #[derive(Clone, Debug, Default)]
 pub struct Holder(Rc<Cell<usize>>);
 

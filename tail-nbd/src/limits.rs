@@ -87,16 +87,16 @@ pub const RECEIVE_AFTER_LARGE_BYTES: u32 = 512;
 /// A write from this length on counts as large, in bytes.
 pub const LARGE_WRITE_BYTES: u64 = 32 << 10;
 
-/// Sizes and counts of the data buffers: the common small request, the common large one, the piece
+/// Sizes and counts of the data buffers: the common small requests, the ranges that tools copy by, the piece
 /// that longer ones are cut into, and one for a reply that must be whole.
-pub const DATA_BUFFERS: [(usize, usize); 4] =
-    [(8 << 10, 2048), (128 << 10, 256), (PIECE_BYTES, 24), (PAYLOAD_BYTES_MAX as usize, 1)];
+pub const DATA_BUFFERS: [(usize, usize); 5] =
+    [(8 << 10, 4096), (64 << 10, 256), (256 << 10, 128), (PIECE_BYTES, 32), (PAYLOAD_BYTES_MAX as usize, 1)];
 
 /// Requests that may be cut are worked on in pieces of this many bytes (safety rule 25).
 pub const PIECE_BYTES: usize = 1 << 20;
 
-/// One connection that has this many bytes of data buffers gets no more, so that a client that does not
-/// read its replies starves no other. A connection that has none always gets one.
+/// A disc whose connections have this many bytes of data buffers gets no more, so that clients that do not
+/// read their replies starve no other disc. A disc that has none always gets one.
 pub const HELD_BYTES_MAX: usize = 8 << 20;
 
 /// Pieces of one gathered send: a header and a payload for each request in flight. Linux takes 1,024.

@@ -118,11 +118,8 @@ fn rule12_an_address_is_announced_several_times() {
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
             run_in(&net.client, || async {
-                let socket = socket2::Socket::new(
-                    socket2::Domain::IPV6,
-                    socket2::Type::RAW,
-                    Some(socket2::Protocol::ICMPV6),
-                );
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
                 let socket = socket.unwrap();
                 socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
                 ready.send(()).unwrap();

@@ -141,9 +141,14 @@ fn r177_a_restart_serves_from_the_sidecars_without_a_brain() {
         brain.epoch = 5;
         brain.connect().await;
         ok(brain.create("disc.sata.7", attached(64 * MIB, "key1")).await);
-        ok(brain.create("disc.sata.8", json!({
-            "size": MIB, "storage_pool": "sata1", "generation": 3, "access_control_list": ["fd00:b16:0:2::11"]
-        })).await);
+        ok(brain
+            .create(
+                "disc.sata.8",
+                json!({
+                    "size": MIB, "storage_pool": "sata1", "generation": 3, "access_control_list": ["fd00:b16:0:2::11"]
+                }),
+            )
+            .await);
         works(&qemu_io(7, "key1", &["write -P 0x77 0 4M", "flush"]));
         works(&qemu_io(8, "", &["write -P 0x88 0 64k", "flush"]));
         let before = brain.resources.clone();
@@ -163,7 +168,9 @@ fn r177_a_restart_serves_from_the_sidecars_without_a_brain() {
         assert_eq!(brain.hello.clone().unwrap().epoch.0, 5, "the epoch outlives the process");
         for name in ["disc.sata.7", "disc.sata.8"] {
             let key = name.parse().unwrap();
-            for attribute in ["size", "generation", "attachments", "attachments_version", "access_control_list", "state"] {
+            for attribute in
+                ["size", "generation", "attachments", "attachments_version", "access_control_list", "state"]
+            {
                 assert_eq!(brain.resources[&key].get(attribute), before[&key].get(attribute), "{name} {attribute}");
             }
         }
@@ -510,6 +517,93 @@ fn an_address_that_another_machine_has_is_reported() {
         netns::ip(&["-n", &net.client, "addr", "del", "fd00:b16:0:d::7/128", "dev", "head0"]);
         brain.until("serving again", serving(7)).await;
         works(&qemu_io(7, "key", &["write -P 1 0 4k"]));
+        tail.terminate();
+    });
+}
+
+#[test]
+fn attachments_change_while_an_image_is_imported() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        make_image(&tail);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        let mut order = disc(64 * MIB);
+        order["image"] = json!("tiny");
+        ok(brain.create("disc.sata.7", order).await);
+        ok(brain.update("disc.sata.7", json!({"attachments": attachment("late"), "attachments_version": 1})).await);
+        brain.until("the import", serving(7)).await;
+        works(&qemu_io(7, "late", &["read -P 0 0 1M"]));
+        tail.terminate();
+    });
+}
+
+#[test]
+fn rule17_a_failed_flush_is_remembered_over_restarts() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
+        works(&qemu_io(7, "key", &["write -P 1 0 4k", "flush"]));
+        tail.terminate();
+        // What a shard's report of a failed flush leads to.
+        let mut sidecar = tail_nbd::sidecar::Sidecar::open(&tail.file("7.sidecar")).unwrap();
+        let mut record = sidecar.record().clone();
+        record.flush_failed = true;
+        sidecar.write(record).unwrap();
+        tail.start();
+        brain.connect().await;
+        let reason = brain.resource("disc.sata.7").unwrap()["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("flush failed"), "{reason}");
+        let output = qemu_io(7, "key", &["write -P 1 0 4k", "flush"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("Input/output error"), "{text}");
+        tail.terminate();
+    });
+}
+
+#[test]
+fn r127_a_tail_with_a_thousand_discs_starts_soon() {
+    const DISCS: u64 = 1000;
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        let _pool = SmallPool::mount(&tail, 64);
+        let config = tail_nbd::config::Config::load(&tail.config()).unwrap();
+        let pool = tail_nbd::pool::Pool::open(&config.pools[0], &config.state_dir).unwrap();
+        for number in 1..=DISCS {
+            let name: spine::id::DiscName = format!("sata.{number}").parse().unwrap();
+            let order = serde_json::from_value(json!({
+                "size": MIB, "storage_pool": "sata1", "generation": 1, "access_control_list": ["fd00:b16:0:2::11"]
+            }));
+            let record = tail_nbd::store::change::record_of(&name, &order.unwrap(), config.storage_prefix).unwrap();
+            pool.create_data(name.number, MIB).unwrap();
+            tail_nbd::sidecar::Sidecar::create(&pool.sidecar_path(name.number), &record).unwrap();
+        }
+        let begun = Instant::now();
+        tail.start();
+        let seconds = begun.elapsed().as_secs();
+        assert!(seconds < 15, "{seconds} s until it is ready");
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        let discs = brain.resources.keys().filter(|name| name.to_string().starts_with("disc.")).count() as u64;
+        assert_eq!(discs, DISCS);
+        let deadline = Instant::now() + netns::brain::DEADLINE;
+        while net.tail_addresses().matches("fd00:b16:0:d:").count() as u64 != DISCS {
+            assert!(Instant::now() < deadline, "the addresses come up");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for number in [1, DISCS / 2, DISCS] {
+            works(&qemu_io(number, "", &["write -P 1 0 4k", "read -P 1 0 4k"]));
+        }
+        // A disc that is made now does not wait for the others.
+        ok(brain.create("disc.sata.5000", attached(MIB, "key")).await);
+        works(&qemu_io(5000, "key", &["write -P 1 0 4k"]));
         tail.terminate();
     });
 }

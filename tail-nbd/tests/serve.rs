@@ -110,7 +110,7 @@ fn a_client_that_reads_nothing_starves_no_other() {
         peers.push(peer);
     }
     tail.wait_for(greedy.number, "the greedy requests are being worked on", |status| {
-        status.clients.iter().all(|client| client.requests_in_flight_count > 0)
+        status.clients.len() == 3 && status.clients.iter().any(|client| client.requests_in_flight_count > 0)
     });
     let mut peer = modest.connect();
     let bytes = pattern(5, 1 << 20);
@@ -170,12 +170,8 @@ fn a_refusal_leaves_the_connection_usable() {
 }
 
 #[test]
-fn errors_of_the_file_system_reach_the_client() {
-    if !common::has("mke2fs") {
-        return;
-    }
+fn a_file_that_is_too_short_is_an_error_and_not_zeroes() {
     let tail = Tail::start(1);
-    // A file that may not grow any more has no space: the rest of the machine stays as it is.
     let file = tail.file(1);
     file.set_len(MIB).unwrap();
     let disc = tail.serve_file(1, file, 4 * MIB, Access::List(vec![LOOPBACK]));

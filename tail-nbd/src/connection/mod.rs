@@ -15,7 +15,6 @@
 pub mod receive;
 pub mod transfer;
 
-use crate::buffer::Holder;
 use crate::nbd::request::Request;
 use crate::nbd::server::Server;
 use crate::ring::batch::Batch;
@@ -59,8 +58,6 @@ pub struct Connection {
     pub sending: bool,
     /// Requests being carried out.
     pub in_flight_count: u32,
-    /// Counts its buffers.
-    pub holder: Holder,
     /// When it is cut, unless something happens before.
     pub deadline: Option<Instant>,
     /// It is in the queue for buffers.
@@ -100,7 +97,6 @@ impl Connection {
             filling: Some(filling),
             sending: false,
             in_flight_count: 0,
-            holder: Holder::default(),
             deadline: None,
             queued: false,
             touched: false,

@@ -12,6 +12,7 @@
 pub mod barrier;
 pub mod extents;
 
+use crate::buffer::Holder;
 use crate::geometry::DiscSize;
 use crate::mailbox::Reply;
 use crate::ring::op::Handle;
@@ -48,6 +49,8 @@ pub struct Disc {
     pub accepting: bool,
     /// Changes of access that wait for the last I/O of those that lost their right.
     pub withdrawals: Vec<Withdrawal>,
+    /// Counts the buffers of all its connections.
+    pub holder: Holder,
     /// Totals for the operator.
     pub counters: DiscCounters,
 }

@@ -131,18 +131,16 @@ impl Client {
     /// When the server broke the protocol; the client is of no use after that.
     pub fn handle_bytes(&mut self, bytes: &[u8], replies: &mut Vec<Reply>) -> Result<(), Fault> {
         self.partial.extend_from_slice(bytes);
-        let partial = core::mem::take(&mut self.partial);
+        let mut partial = core::mem::take(&mut self.partial);
         let mut reader = Reader(&partial);
-        loop {
-            let before = reader;
-            match self.read_reply(&mut reader)? {
-                Some(reply) => replies.push(reply),
-                None => {
-                    self.partial = before.0.to_vec();
-                    return Ok(());
-                }
-            }
+        let mut left = partial.len();
+        while let Some(reply) = self.read_reply(&mut reader)? {
+            replies.push(reply);
+            left = reader.0.len();
         }
+        partial.drain(..partial.len() - left);
+        self.partial = partial;
+        Ok(())
     }
 
     /// One reply; `Ok(None)` when it is not all there.

@@ -7,7 +7,7 @@ use crate::connection::transfer::Transfer;
 use crate::connection::{Connection, State};
 use crate::disc::extents::{self, Run};
 use crate::limits::{
-    CONNECTIONS_PER_DISC_MAX, HANDSHAKE_SECONDS_MAX, HELD_BYTES_MAX, KEEPALIVE, LARGE_WRITE_BYTES,
+    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES,
     NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
@@ -79,7 +79,7 @@ impl Shard {
         if let Some(disc) = self.discs.get_mut(token) {
             disc.connections.push(connection);
         }
-        self.set_deadline(connection, HANDSHAKE_SECONDS_MAX);
+        self.set_deadline(connection, self.patience.handshake_seconds);
         self.touch(connection);
     }
 
@@ -221,9 +221,8 @@ impl Shard {
             Command::Read { .. } => transfer.read_piece(connection.is_structured()).length() as usize,
             _ => 0,
         };
-        let holder = connection.holder.clone();
-        let starved = holder.held_bytes() > 0 && holder.held_bytes() + bytes > HELD_BYTES_MAX;
-        let buffer = if bytes == 0 || starved { None } else { self.pool.take(bytes, &holder) };
+        let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
+        let Some(connection) = self.connections.get_mut(token) else { return true };
         let short_of_memory = bytes > 0 && buffer.is_none();
         if short_of_memory || self.transfers.is_full() {
             connection.pending = Some(request);
@@ -254,15 +253,17 @@ impl Shard {
         }
         let Some(landing) = &mut connection.landing else { return true };
         if landing.buffer.is_none() {
-            let bytes = landing.piece_bytes();
-            let held_bytes = connection.holder.held_bytes();
-            let starved = held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX;
-            landing.buffer = if starved { None } else { self.pool.take(bytes, &connection.holder) };
-            if landing.buffer.is_none() {
+            let (disc, bytes) = (connection.disc, landing.piece_bytes());
+            let Some(buffer) = self.take_buffer(disc, bytes) else {
                 self.wait_for_buffer(token);
                 return false;
+            };
+            let connection = self.connections.get_mut(token);
+            if let Some(landing) = connection.and_then(|connection| connection.landing.as_mut()) {
+                landing.buffer = Some(buffer);
             }
         }
+        let Some(connection) = self.connections.get_mut(token) else { return false };
         if !connection.land_input() {
             return false;
         }

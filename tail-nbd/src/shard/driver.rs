@@ -1,6 +1,6 @@
 //! The thread of a shard: the only place that knows both the shard and the kernel's ring.
 
-use super::handle::{ShardEvent, StartError};
+use super::handle::{Patience, ShardEvent, StartError};
 use super::owner::{Shard, Work};
 use crate::mailbox::{MailboxReceiver, Post};
 use crate::ring::op::{Completion, Handle, Op, Owner};
@@ -26,6 +26,7 @@ pub(super) fn spawn(
     core: Option<usize>,
     mailbox: MailboxReceiver,
     events: mpsc::Sender<ShardEvent>,
+    patience: Patience,
 ) -> Result<(JoinHandle<()>, String), StartError> {
     let os = |what| move |source| StartError::Os { shard, what, source };
     let wake = mailbox.wake_fd().map_err(os("cannot share its eventfd"))?;
@@ -37,7 +38,7 @@ pub(super) fn spawn(
             Err(error) => return drop(sender.send(Err(error))),
         };
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
-            Driver { ring, shard: Shard::new(events), mailbox, wake: Rc::new(wake), start: std::time::Instant::now() }.run();
+            Driver { ring, shard: Shard::new(events, patience), mailbox, wake: Rc::new(wake), start: std::time::Instant::now() }.run();
         }
     };
     let thread = std::thread::Builder::new().name(format!("shard{shard}")).spawn(run);

@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::driver;
-use crate::limits::SHARD_EVENTS_MAX;
+use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX};
 use crate::mailbox::{self, Letter, MailboxSender};
 use crate::ring::probe::ProbeError;
 use spine::id::DiscNumber;
@@ -18,6 +18,27 @@ use tokio::sync::{mpsc, oneshot};
 pub struct ShardConfig {
     /// How many shard threads; `None` is one for each core that this process may use.
     pub shards_count: Option<usize>,
+}
+
+/// How long clients may take. The default is what `limits.rs` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the handshake, in seconds.
+    pub handshake_seconds: u64,
+    /// For the next byte of a request that has arrived in part, while we read, in seconds.
+    pub stall_seconds: u64,
+    /// For taking the last replies of a connection that is being closed, in seconds.
+    pub drain_seconds: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            handshake_seconds: HANDSHAKE_SECONDS_MAX,
+            stall_seconds: STALL_SECONDS_MAX,
+            drain_seconds: DRAIN_SECONDS_MAX,
+        }
+    }
 }
 
 /// A disc to be served. The shard owns all of it until [`Shards::close`].
@@ -198,6 +219,17 @@ impl Shards {
     /// # Errors
     /// When the kernel lacks a required feature (the error names it), or a thread cannot be had.
     pub fn start(config: ShardConfig) -> Result<(Self, mpsc::Receiver<ShardEvent>), StartError> {
+        Self::start_with(config, Patience::default())
+    }
+
+    /// As [`Shards::start`], with other deadlines for clients.
+    ///
+    /// # Errors
+    /// As [`Shards::start`].
+    pub fn start_with(
+        config: ShardConfig,
+        patience: Patience,
+    ) -> Result<(Self, mpsc::Receiver<ShardEvent>), StartError> {
         let cores = driver::allowed_cores();
         let shards_count = config.shards_count.unwrap_or(cores.len()).max(1);
         let (events, receiver) = mpsc::channel(SHARD_EVENTS_MAX);
@@ -207,7 +239,7 @@ impl Shards {
             let os = |what| move |source| StartError::Os { shard, what, source };
             let (mailbox, receiver) = mailbox::mailbox().map_err(os("cannot make its eventfd"))?;
             let core = cores.get(shard % cores.len().max(1)).copied();
-            let (thread, found) = driver::spawn(shard, core, receiver, events.clone())?;
+            let (thread, found) = driver::spawn(shard, core, receiver, events.clone(), patience)?;
             features = found;
             shards.push(Running { mailbox, thread });
         }
@@ -303,3 +335,7 @@ impl Shards {
         receiver.await.unwrap_or(Err(ShardError::Stopped(number)))
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use super::access::Access;
 use super::handle::{ClientStatus, DiscStatus, OpenDisc, ShardError};
 use super::owner::Shard;
+use crate::buffer::Holder;
 use crate::connection;
 use crate::disc::barrier::Barrier;
 use crate::disc::{Disc, State, Withdrawal};
@@ -79,6 +80,7 @@ impl Shard {
             state: State::Serving,
             accepting: false,
             withdrawals: Vec::new(),
+            holder: Holder::default(),
             counters: super::DiscCounters::default(),
         };
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };

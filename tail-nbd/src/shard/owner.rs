@@ -1,12 +1,10 @@
 //! The owner of everything in a shard: applies completions and keeps the invariants.
 
-use super::handle::{ShardEvent, ShardStatus};
-use crate::buffer::Pool;
+use super::handle::{Patience, ShardEvent, ShardStatus};
+use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
-use crate::limits::{
-    CONNECTIONS_MAX, DATA_BUFFERS, DISCS_MAX, DRAIN_SECONDS_MAX, STALL_SECONDS_MAX, TRANSFERS_MAX,
-};
+use crate::limits::{CONNECTIONS_MAX, DATA_BUFFERS, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::slots::{Slots, Token};
@@ -40,6 +38,7 @@ pub(super) struct Shard {
     sweep_at: Option<Instant>,
     turns_count: u64,
     events: mpsc::Sender<ShardEvent>,
+    pub(super) patience: Patience,
     pub(super) stopping: Option<oneshot::Sender<()>>,
     #[cfg(test)]
     pub(super) panic_on_request: Option<DiscNumber>,
@@ -55,7 +54,7 @@ pub(super) enum Waiter {
 }
 
 impl Shard {
-    pub(super) fn new(events: mpsc::Sender<ShardEvent>) -> Self {
+    pub(super) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience) -> Self {
         Self {
             discs: Slots::new(DISCS_MAX),
             numbers: HashMap::new(),
@@ -72,6 +71,7 @@ impl Shard {
             sweep_at: None,
             turns_count: 0,
             events,
+            patience,
             stopping: None,
             #[cfg(test)]
             panic_on_request: None,
@@ -184,11 +184,18 @@ impl Shard {
             let midway = connection.server.is_midway();
             self.outbox.push_back((Owner::Receive(token), op));
             if midway {
-                self.set_deadline(token, STALL_SECONDS_MAX);
+                self.set_deadline(token, self.patience.stall_seconds);
             }
         } else if connection.is_over() {
             self.free(token);
         }
+    }
+
+    /// Memory for `bytes` bytes of a disc's data; `None` when there is none, or none for this disc.
+    pub(super) fn take_buffer(&self, disc: Token, bytes: usize) -> Option<Buffer> {
+        let holder = &self.discs.get(disc)?.holder;
+        let held_bytes = holder.held_bytes();
+        if held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX { None } else { self.pool.take(bytes, holder) }
     }
 
     /// A batch to fill.
@@ -265,7 +272,7 @@ impl Shard {
         }
         connection.state = State::Draining;
         self.stop_receiving(token);
-        self.set_deadline(token, DRAIN_SECONDS_MAX);
+        self.set_deadline(token, self.patience.drain_seconds);
         self.touch(token);
     }
 
@@ -273,7 +280,7 @@ impl Shard {
     pub(super) fn cut(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state == State::Cut {
-            return;
+            return self.touch(token);
         }
         connection.state = State::Cut;
         connection.deadline = None;

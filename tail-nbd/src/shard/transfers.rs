@@ -6,7 +6,6 @@ use crate::buffer::Buffer;
 use crate::connection::State;
 use crate::error::Errno;
 use crate::geometry::ByteRange;
-use crate::limits::HELD_BYTES_MAX;
 use crate::nbd::reply;
 use crate::nbd::request::Command;
 use crate::nbd::wire::Error;
@@ -60,9 +59,7 @@ impl Shard {
             return self.finish(id);
         }
         let bytes = transfer.read_piece(connection.is_structured()).length() as usize;
-        let held_bytes = connection.holder.held_bytes();
-        let starved = held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX;
-        match if starved { None } else { self.pool.take(bytes, &connection.holder) } {
+        match self.take_buffer(transfer.disc, bytes) {
             Some(buffer) => self.submit_read(id, buffer),
             None => self.queue_read(id),
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tail_nbd::nbd::client::{Client, Reply};
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{REQUEST_BYTES, command_type, option_reply, option_type};
-use tail_nbd::shard::{Access, DiscStatus, OpenDisc, ShardConfig, ShardEvent, Shards};
+use tail_nbd::shard::{Access, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, Shards};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -31,8 +31,12 @@ pub struct Tail {
 
 impl Tail {
     pub fn start(shards_count: usize) -> Self {
+        Self::start_with(shards_count, Patience::default())
+    }
+
+    pub fn start_with(shards_count: usize, patience: Patience) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (shards, events) = Shards::start(ShardConfig { shards_count: Some(shards_count) }).unwrap();
+        let (shards, events) = Shards::start_with(ShardConfig { shards_count: Some(shards_count) }, patience).unwrap();
         // The build's directory, not /tmp: it is a real file system with holes and fallocate.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self { runtime, shards: Some(shards), events, directory }

@@ -41,9 +41,10 @@ impl Net {
             ip(&["-n", name, "link", "set", "lo", "up"]);
         }
         ip(&["-n", client, "link", "add", "head0", "type", "veth", "peer", "name", "storage0", "netns", tail]);
-        for (name, link, addresses) in
-            [(client, "head0", &["fd00:b16:0:2::11/64", "fd00:b16:0:2::1/64"][..]), (tail, "storage0", &["fd00:b16:0:2::21/64"])]
-        {
+        for (name, link, addresses) in [
+            (client, "head0", &["fd00:b16:0:2::11/64", "fd00:b16:0:2::1/64"][..]),
+            (tail, "storage0", &["fd00:b16:0:2::21/64"]),
+        ] {
             for address in addresses {
                 ip(&["-n", name, "addr", "add", address, "dev", link, "nodad"]);
             }

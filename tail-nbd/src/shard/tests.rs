@@ -1,0 +1,83 @@
+//! What only the inside can provoke.
+
+use super::*;
+use crate::nbd::client::{Client, Reply};
+use crate::nbd::request::Header;
+use crate::nbd::wire::{command_type, option_reply, option_type};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+struct Peer {
+    socket: TcpStream,
+    client: Client,
+}
+
+impl Peer {
+    fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (mut peer, mut out) = (Self { socket, client: Client::new() }, vec![]);
+        peer.client.write_flags(&mut out);
+        peer.client.write_go(&mut out, option_type::GO, "", &[]);
+        peer.socket.write_all(&out).unwrap();
+        while !matches!(peer.next(), Some(Reply::Option { reply: option_reply::ACK, .. })) {}
+        peer
+    }
+
+    fn next(&mut self) -> Option<Reply> {
+        let (mut byte, mut replies) = ([0], vec![]);
+        while replies.is_empty() {
+            if self.socket.read(&mut byte).ok()? == 0 {
+                return None;
+            }
+            self.client.handle_bytes(&byte, &mut replies).unwrap();
+        }
+        replies.pop()
+    }
+
+    fn flush(&mut self) -> Option<Reply> {
+        let mut out = vec![];
+        let header = Header { flags: 0, command: command_type::FLUSH, cookie: 1, offset: 0, length: 0 };
+        self.client.write_request(&mut out, header);
+        self.socket.write_all(&out).ok()?;
+        self.next()
+    }
+}
+
+async fn open(shards: &Shards, number: u64) -> SocketAddr {
+    let data = tempfile::tempfile().unwrap();
+    data.set_len(1 << 20).unwrap();
+    let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (number, access) = (DiscNumber(number), Access::List(vec![LOOPBACK]));
+    let disc =
+        OpenDisc { number, data, size_bytes: 1 << 20, listener, access, own_address: LOOPBACK, sync_failed: false };
+    shards.open(disc).await.unwrap();
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rule27_a_panic_ends_one_disc_and_no_other() {
+    let (shards, mut events) = Shards::start(ShardConfig { shards_count: Some(1) }).unwrap();
+    let (bad, good) = (open(&shards, 1).await, open(&shards, 2).await);
+    let (mut victims, mut neighbour) = ([Peer::connect(bad), Peer::connect(bad)], Peer::connect(good));
+    shards.shards[0].mailbox.send(Letter::Panic(DiscNumber(1))).await.unwrap();
+    // The order is carried out before any request that comes after this answer.
+    assert_eq!(shards.status().await.len(), 1);
+
+    assert!(victims[0].flush().is_none(), "its clients are cut off");
+    assert!(victims[1].next().is_none());
+    let told = events.recv().await.unwrap();
+    assert!(matches!(told, ShardEvent::Panicked { number: DiscNumber(1), .. }), "{told:?}");
+    assert!(matches!(neighbour.flush(), Some(Reply::Simple { error: 0, .. })), "the neighbour did not notice");
+    let busy = shards.set_access(DiscNumber(1), Access::Nobody).await;
+    assert!(matches!(busy, Err(ShardError::Busy(_))));
+
+    shards.close(DiscNumber(1)).await.unwrap();
+    let again = open(&shards, 1).await;
+    assert!(Peer::connect(again).flush().is_some(), "it is served again");
+    shards.stop().await;
+}
