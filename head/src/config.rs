@@ -208,26 +208,8 @@ fn cpu_model<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
 pub(crate) mod tests {
     use super::*;
 
-    /// A whole configuration for tests.
-    pub(crate) const EXAMPLE: &str = r#"
-name = "head1"
-brains = ["[fd00:b16:0:1::1]:7770"]
-storage_address = "fd00:b16:0:2::11"
-state_dir = "/var/lib/bigv-head"
-runtime_dir = "/run/bigv-head"
-accel = "auto"
-memory_mib = 4096
-cores = 8
-uid_range = [70000, 70999]
-management_interface = "mgmt0"
-console_port = 22
-[[network]]
-vlan = 1
-bridge = "br-public"
-[[network]]
-vlan = 950
-bridge = "br950"
-"#;
+    /// The configuration that operators start from.
+    pub(crate) const EXAMPLE: &str = include_str!("../example.toml");
 
     #[test]
     fn the_example_is_read() {
@@ -243,13 +225,13 @@ bridge = "br950"
             ("cores = 8", "cores = 8\ncolour = 1", "colour"),
             ("cores = 8", "cores = 0", "cores"),
             ("[70000, 70999]", "[70999, 70000]", "uid_range must be"),
-            ("[70000, 70999]", "[0, 10]", "line 10"),
+            ("[70000, 70999]", "[0, 10]", "uid_range"),
             ("\"br950\"", "\"br/950\"", "br/950"),
             ("vlan = 950", "vlan = 1", "vlan 1 is there twice"),
-            ("\"auto\"", "\"fast\"", "line 7"),
-            ("\"/run/bigv-head\"", "\"run\"", "line 6"),
+            ("accel = \"auto\"", "accel = \"fast\"", "accel = \"fast\""),
+            ("\"/run/bigv-head\"", "\"run\"", "must be an absolute path"),
             ("[\"[fd00:b16:0:1::1]:7770\"]", "[]", "at least one brain"),
-            ("name = \"head1\"", "name = \"Head 1\"", "line 2"),
+            ("name = \"head1\"", "name = \"Head 1\"", "line 5"),
         ] {
             let text = EXAMPLE.replacen(from, to, 1);
             assert_ne!(text, EXAMPLE, "{from}");

@@ -303,6 +303,9 @@ impl Driver {
         if !update.sizes.is_empty() && self.resizing.is_some() {
             return Some(Answer::No(refusal("busy", "discs: an earlier change of size is still under way")));
         }
+        if self.parts.monitor.is_none() {
+            self.connect().await;
+        }
         if let Err(refusal) = self.apply(&update).await {
             return Some(Answer::No(refusal));
         }

@@ -3,6 +3,9 @@
 use serde_json::{Value, json};
 use spine::resource::{Attributes, to_attributes, vm::VmResource};
 
+/// What is shown of a disc in place of its key.
+pub const KEY_HASH: &str = "key_hash";
+
 /// `vm.X` as it is shown: without passwords and private keys, attachment keys as hashes.
 pub fn redacted(vm: &VmResource) -> Attributes {
     let mut shown = vm.clone();
@@ -10,7 +13,7 @@ pub fn redacted(vm: &VmResource) -> Attributes {
     shown.user_authentication.values_mut().for_each(|user| user.password = None);
     for disc in &mut shown.discs {
         if let Some(key) = disc.key.take() {
-            disc.extra.insert("key_hash".into(), json!(key.hash().as_str()));
+            disc.extra.insert(KEY_HASH.into(), json!(key.hash().as_str()));
         }
     }
     to_attributes(&shown)

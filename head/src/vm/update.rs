@@ -1,6 +1,9 @@
 //! What an `update vm.X` asks for (R086–R089): pure.
 
-use super::spec::{CdromUrl, Spec, read};
+use super::{
+    report::KEY_HASH,
+    spec::{CdromUrl, Spec, read},
+};
 use crate::{config::Config, control::refusal, hypervisor::keys};
 use spine::{
     message::Refusal,
@@ -54,6 +57,8 @@ pub fn check(current: &VmResource, changes: &Attributes, config: &Config) -> Res
     let mut next: VmResource = read(&attributes).map_err(|e| refusal(e.code, e.to_string()))?;
     // A change of size need not repeat the key.
     for (disc, before) in next.discs.iter_mut().zip(&current.discs) {
+        // It is in what the brain was told of the machine, in place of the key.
+        disc.extra.remove(KEY_HASH);
         disc.key = disc.key.take().or_else(|| before.key.clone());
         disc.size = disc.size.or(before.size);
     }
@@ -134,9 +139,12 @@ mod tests {
 
     #[test]
     fn r087_a_size_is_passed_on_without_the_key() {
-        let disc = json!({"address": "nbd:h:1", "model": "virtio", "size": 2048});
+        // As the brain writes it, from what it was told.
+        let mut disc = crate::vm::report::redacted(&current())["discs"][0].clone();
+        disc["size"] = json!(2048);
         let update = checked(json!({"discs": [disc]})).unwrap();
         assert_eq!(update.sizes, [(0, 2048)]);
+        assert!(update.next.discs[0].extra.is_empty());
         assert_eq!(update.next.discs[0].key.as_ref().unwrap().reveal(), "sesame");
     }
 

@@ -9,7 +9,7 @@ use nix::{
 use serde_json::{Value, json};
 use spine::{
     id::{Epoch, ResourceName},
-    message::{Answer, Command, Refusal, Welcome},
+    message::{Answer, Command, Refusal, Tag, Welcome},
     resource::Attributes,
     session::NodeSaid,
     transport::{BrainLink, accept_node},
@@ -171,27 +171,35 @@ bridge = "br-missing"
         next.unwrap_or_else(|_| panic!("the head says nothing:\n{}", self.log()))
     }
 
-    /// Gives a command, and waits for its answer.
-    pub async fn ask(&mut self, command: Command) -> Answer {
-        let wanted = self.link.as_ref().unwrap().command(command);
-        loop {
-            match self.next().await {
-                NodeSaid::Answered { tag, answer } if tag == wanted => return answer,
-                other => self.said.push(other),
-            }
-        }
+    /// Gives a command.
+    pub fn order(&self, command: Command) -> Tag {
+        self.link.as_ref().unwrap().command(command)
+    }
+
+    /// Waits for the answer to a command.
+    pub async fn answer(&mut self, wanted: Tag) -> Result<(), Refusal> {
+        let answer = self.notice(|said| match said {
+            NodeSaid::Answered { tag, answer } if *tag == wanted => Some(answer.clone()),
+            _ => None,
+        });
+        outcome(answer.await)
+    }
+
+    async fn ask(&mut self, command: Command) -> Result<(), Refusal> {
+        let tag = self.order(command);
+        self.answer(tag).await
     }
 
     pub async fn create(&mut self, vm: &str, value: &Value) -> Result<(), Refusal> {
-        outcome(self.ask(Command::Create(name(vm), object(value))).await)
+        self.ask(Command::Create(name(vm), object(value))).await
     }
 
     pub async fn update(&mut self, vm: &str, value: Value) -> Result<(), Refusal> {
-        outcome(self.ask(Command::Update(name(vm), object(&value))).await)
+        self.ask(Command::Update(name(vm), object(&value))).await
     }
 
     pub async fn remove(&mut self, vm: &str, reason: &str) -> Result<(), Refusal> {
-        outcome(self.ask(Command::Remove(name(vm), object(&json!({"reason": reason})))).await)
+        self.ask(Command::Remove(name(vm), object(&json!({"reason": reason})))).await
     }
 
     /// The value of the next `created`.
@@ -270,6 +278,7 @@ bridge = "br-missing"
 }
 
 impl Drop for Bench {
+    #[expect(clippy::print_stderr, reason = "a failed test shows the daemon's log")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the head's log:\n{}", self.log());
@@ -300,11 +309,11 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap())
 }
 
-fn name(vm: &str) -> ResourceName {
+pub fn name(vm: &str) -> ResourceName {
     format!("vm.{vm}").parse().unwrap()
 }
 
-fn object(value: &Value) -> Attributes {
+pub fn object(value: &Value) -> Attributes {
     value.as_object().unwrap().clone()
 }
 
@@ -316,7 +325,26 @@ fn outcome(answer: Answer) -> Result<(), Refusal> {
     }
 }
 
-/// Waits until the guest has started from its disc, or has done a read.
+/// Waits until the guest has started from its disc. What it said before somebody listened is lost, so it
+/// is asked until it answers.
+pub async fn guest_runs(serial: &mut UnixStream) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut said = [0; 64];
+    let mut answered = false;
+    loop {
+        if !answered {
+            type_to_guest(serial, guest::READ).await;
+        }
+        // Once it has answered, until it has no more answers to earlier questions.
+        match timeout(Duration::from_millis(300), serial.read(&mut said)).await {
+            Ok(count) => answered |= said[..count.unwrap()].contains(&b'B'),
+            Err(_) if answered => return,
+            Err(_) => assert!(Instant::now() < deadline, "the guest does not say that it runs"),
+        }
+    }
+}
+
+/// Waits until the guest has done a read.
 pub async fn hear_from_guest(serial: &mut UnixStream) {
     let heard = timeout(PATIENCE, async {
         let mut byte = [0];
@@ -324,7 +352,7 @@ pub async fn hear_from_guest(serial: &mut UnixStream) {
             serial.read_exact(&mut byte).await.unwrap();
         }
     });
-    heard.await.expect("the guest does not say that it runs");
+    heard.await.expect("the guest does not say that it has read");
 }
 
 pub async fn type_to_guest(serial: &mut UnixStream, text: &[u8]) {

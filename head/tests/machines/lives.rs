@@ -1,7 +1,10 @@
 //! From create to the end, in all the ways a machine can end.
 
 use crate::{
-    bench::{Bench, Disc, FIRST_UID, PATIENCE, eventually, hear_from_guest, in_namespace, ip, machine, type_to_guest},
+    bench::{
+        Bench, Disc, FIRST_UID, PATIENCE, eventually, guest_runs, in_namespace, ip, machine, name, object,
+        type_to_guest,
+    },
     guest,
 };
 use head::hypervisor::{command_line::Accelerator, kvm};
@@ -10,7 +13,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use std::{fs, path::Path, process::Command};
+use spine::message::Command;
+use std::{fs, path::Path, process::Command as Program};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 #[test]
@@ -32,8 +36,7 @@ fn r055_r076_r135_a_machines_life() {
         let pid = bench.pid_of("17");
         assert_without_rights(pid);
         assert!(ip("-d link show dev bv70100-0").contains("master br-public"), "R142");
-        type_to_guest(&mut serial, guest::READ).await;
-        hear_from_guest(&mut serial).await;
+        guest_runs(&mut serial).await;
         assert_eq!(bench.create("17", &vm).await.unwrap_err().error, "exists");
         type_to_guest(&mut serial, guest::SHUT_DOWN).await;
         assert_eq!(bench.destroyed("17").await, "guest shut down");
@@ -83,7 +86,7 @@ fn r078_r166_other_ends_and_their_reasons() {
 
         bench.create("1", &vm).await.unwrap();
         let mut serial = bench.serial("1").await;
-        hear_from_guest(&mut serial).await;
+        guest_runs(&mut serial).await;
         type_to_guest(&mut serial, guest::PANIC).await;
         assert_eq!(bench.destroyed("1").await, "guest panicked");
         bench.assert_nothing_left("1", None).await;
@@ -126,12 +129,33 @@ fn a_start_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
+fn r060_machines_start_side_by_side_and_a_start_can_be_called_off() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let (disc, mut gone) = (Disc::new(&bench, "k").await, Disc::new(&bench, "k").await);
+        gone.take_away();
+        let create = |vm: &str, disc| Command::Create(name(vm), object(&machine(disc)));
+        let hopeless = bench.order(create("9", &gone));
+        let tags = ["1", "2", "3"].map(|vm| bench.order(create(vm, &disc)));
+        for tag in tags {
+            bench.answer(tag).await.expect("R060: it does not wait for the one whose disc is away");
+        }
+        let mut pids = ["1", "2", "3"].map(|vm| bench.pid_of(vm)).to_vec();
+        pids.dedup();
+        assert_eq!(pids.len(), 3);
+        bench.remove("9", "changed my mind").await.unwrap();
+        assert_eq!(bench.answer(hopeless).await.unwrap_err().error, "removed");
+        assert!(!bench.run_path("vm-9.json").exists(), "nothing is left of it");
+    });
+}
+
+#[test]
 fn b04_signals_and_a_console() {
     in_namespace(async || {
         let mut bench = Bench::new().await;
         let disc = Disc::new(&bench, "k").await;
         let key = bench.path("host_key");
-        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+        let made = Program::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
         assert!(made.success());
         let mut vm = machine(&disc);
         vm["management_address"] = json!("127.0.0.77");

@@ -1,7 +1,7 @@
 //! The supervisor comes and goes; machines do not notice (R176, R186).
 
 use crate::{
-    bench::{Bench, Disc, hear_from_guest, in_namespace, ip, machine, type_to_guest},
+    bench::{Bench, Disc, guest_runs, in_namespace, ip, machine, type_to_guest},
     guest,
 };
 use nix::{
@@ -21,7 +21,7 @@ fn r186_a_killed_supervisors_machines_are_adopted() {
         bench.create("1", &vm).await.unwrap();
         bench.create("2", &machine(&disc)).await.unwrap();
         let mut serial = bench.serial("1").await;
-        hear_from_guest(&mut serial).await;
+        guest_runs(&mut serial).await;
         let (one, two) = (bench.pid_of("1"), bench.pid_of("2"));
 
         bench.end_head(Signal::SIGKILL).await;

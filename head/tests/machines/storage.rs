@@ -1,7 +1,7 @@
 //! Discs that grow, discs that go away, CDs.
 
 use crate::{
-    bench::{Bench, Disc, hear_from_guest, in_namespace, machine, type_to_guest},
+    bench::{Bench, Disc, guest_runs, hear_from_guest, in_namespace, machine, type_to_guest},
     guest,
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ fn r087_rule_15_a_disc_grows_under_its_guest() {
         bench.create("1", &machine(&disc)).await.unwrap();
         bench.created("1").await;
         let mut serial = bench.serial("1").await;
-        hear_from_guest(&mut serial).await;
+        guest_runs(&mut serial).await;
         // As a tail does it: the file first, then the connections are closed, and the listener is back at once.
         disc.take_away();
         File::options().write(true).open(&disc.file).unwrap().set_len(32 << 20).unwrap();
@@ -36,7 +36,7 @@ fn r119_rule_14_a_disc_that_is_away() {
         let mut disc = Disc::new(&bench, "k").await;
         bench.create("1", &machine(&disc)).await.unwrap();
         let mut serial = bench.serial("1").await;
-        hear_from_guest(&mut serial).await;
+        guest_runs(&mut serial).await;
         disc.take_away();
         type_to_guest(&mut serial, guest::READ).await;
         let refusal = bench.update("1", json!({"signal": {"signal": "reset"}})).await.unwrap_err();
