@@ -86,9 +86,10 @@ impl Error {
                 ClientError::Forbidden { .. } => Exit::Forbidden,
                 ClientError::NotFound { .. } => Exit::NotFound,
                 ClientError::BadRequest { .. } => Exit::BadRequest,
-                ClientError::Unreachable { .. } | ClientError::TimedOut { .. } | ClientError::Unavailable(_) => {
-                    Exit::Unreachable
-                }
+                ClientError::Unreachable { .. }
+                | ClientError::BrokeOff { .. }
+                | ClientError::TimedOut { .. }
+                | ClientError::Unavailable(_) => Exit::Unreachable,
                 ClientError::Internal(_) => Exit::Internal,
                 ClientError::Unexpected { .. } | ClientError::BadAnswer { .. } => Exit::UnknownAnswer,
             },
@@ -107,7 +108,9 @@ impl Error {
             ClientError::Unreachable { .. } => {
                 "check that the brain runs and that --location, BIGV_LOCATION or the profile names it"
             }
-            ClientError::TimedOut { .. } => "if this was a change, it may have been made: look before you try again",
+            ClientError::TimedOut { .. } | ClientError::BrokeOff { .. } => {
+                "if this was a change, it may have been made: look before you try again"
+            }
             ClientError::Unavailable(_) => "try again in a minute",
             ClientError::Internal(_) => "if it stays, tell the operator what you did and the text above",
             ClientError::BadRequest { problems, .. } => {

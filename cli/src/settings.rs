@@ -72,6 +72,8 @@ pub struct Settings {
     pub username: Option<String>,
     /// Their password.
     pub password: Option<Secret>,
+    /// The password if it was given with this command: not the profile's.
+    pub password_given: Option<Secret>,
     /// The account for names that do not say one.
     pub account: Option<String>,
     /// The group for names that do not say one.
@@ -105,12 +107,13 @@ impl Settings {
             })?,
             (None, None) => Format::Human,
         };
-        let password = globals.password.clone().map(Secret::new);
+        let password_given = globals.password.clone().map(Secret::new).or_else(|| environment.password.clone());
         Ok(Self {
             location: first(&globals.location, &environment.location, &profile.location)
                 .unwrap_or_else(|| LOCATION_DEFAULT.to_owned()),
             username,
-            password: password.or_else(|| environment.password.clone()).or_else(|| profile.password.clone()),
+            password: password_given.clone().or_else(|| profile.password.clone()),
+            password_given,
             account: first(&globals.account_name, &environment.account, &profile.account),
             group: first(&globals.group_name, &environment.group, &profile.group)
                 .unwrap_or_else(|| GROUP_DEFAULT.to_owned()),

@@ -100,8 +100,8 @@ impl Client {
         self.get(&path, &format!("VM {vm}"))
     }
 
-    /// One VM, answered when its state is `until` or `wait` is over, whichever is first. A brain that
-    /// does not know this answers at once.
+    /// One VM, answered when its state is one of `until` (`running,failed`) or `wait` is over,
+    /// whichever is first. A brain that does not know this answers at once.
     ///
     /// # Errors
     /// As every call: see [`ClientError`].

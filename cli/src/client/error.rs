@@ -2,7 +2,7 @@
 
 use super::Location;
 use serde_json::Value;
-use std::fmt;
+use std::{fmt, io};
 use thiserror::Error;
 use ureq::http::StatusCode;
 
@@ -94,6 +94,14 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+    /// The connection broke off: what was asked may have been done.
+    #[error("the connection to the brain at {location} broke off: {reason}")]
+    BrokeOff {
+        /// The brain.
+        location: String,
+        /// How.
+        reason: String,
+    },
     /// No answer in time.
     #[error("the brain at {location} did not answer in time ({what})")]
     TimedOut {
@@ -131,7 +139,7 @@ pub enum ClientError {
 impl ClientError {
     /// True when the same read may well work in a moment: worth waiting on.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unavailable(_))
+        matches!(self, Self::Unreachable { .. } | Self::BrokeOff { .. } | Self::TimedOut { .. } | Self::Unavailable(_))
     }
 }
 
@@ -220,7 +228,10 @@ pub(super) fn from_transport(location: &Location, error: ureq::Error) -> ClientE
             ClientError::Unreachable { location, reason: "there is no host of that name".into() }
         }
         ureq::Error::ConnectionFailed => ClientError::Unreachable { location, reason: "connecting failed".into() },
-        ureq::Error::Io(e) => ClientError::Unreachable { location, reason: e.to_string() },
+        ureq::Error::Io(e) if is_before_sending(e.kind()) => {
+            ClientError::Unreachable { location, reason: e.to_string() }
+        }
+        ureq::Error::Io(e) => ClientError::BrokeOff { location, reason: e.to_string() },
         ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::LargeResponseHeader(..) => {
             ClientError::BadAnswer { what: "this".into(), reason: format!("it is not HTTP: {error}") }
         }
@@ -228,14 +239,20 @@ pub(super) fn from_transport(location: &Location, error: ureq::Error) -> ClientE
     }
 }
 
-pub(super) fn from_body(error: ureq::Error) -> ClientError {
-    let what = "this".to_owned();
+pub(super) fn from_body(location: &Location, error: ureq::Error) -> ClientError {
     match error {
         ureq::Error::BodyExceedsLimit(limit) => {
-            ClientError::BadAnswer { what, reason: format!("it is longer than {} MiB", limit >> 20) }
+            ClientError::BadAnswer { what: "this".to_owned(), reason: format!("it is longer than {} MiB", limit >> 20) }
         }
-        other => ClientError::BadAnswer { what, reason: format!("it broke off: {other}") },
+        ureq::Error::Timeout(_) => from_transport(location, error),
+        other => ClientError::BrokeOff { location: location.to_string(), reason: other.to_string() },
     }
+}
+
+/// True for what connecting fails with: nothing was sent yet.
+fn is_before_sending(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied};
+    matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable | PermissionDenied)
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl Client {
         let credentials = self.credentials.as_ref().ok_or(ClientError::LoginNeeded)?;
         let body = serde_json::json!({"username": credentials.username, "password": credentials.password});
         let mut response = self.send(&Method::POST, &Path::new("session"), "text/plain", None, Some(&body))?;
-        let text = read_text(&mut response)?;
+        let text = self.read_text(&mut response)?;
         match response.status() {
             status if status.is_success() => {
                 let token = text.trim();
@@ -180,7 +180,7 @@ impl Client {
         let mut response = self.send(method, path, "application/json", token, body)?;
         self.note_ignored(&response);
         let status = response.status();
-        let text = read_text(&mut response)?;
+        let text = self.read_text(&mut response)?;
         if !status.is_success() {
             return Err(error::from_status(what, status, &shorten(&text), &text));
         }
@@ -215,6 +215,12 @@ impl Client {
         sent.map_err(|e| self.failed(e))
     }
 
+    fn read_text(&self, response: &mut Response<ureq::Body>) -> Result<String, ClientError> {
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let bytes = body.map_err(|e| error::from_body(&self.location, e))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     fn failed(&self, error: ureq::Error) -> ClientError {
         error::from_transport(&self.location, error)
     }
@@ -235,11 +241,6 @@ fn typed<T: DeserializeOwned>(json: Value, what: &str) -> Result<Answer<T>, Clie
     let value = T::deserialize(&json)
         .map_err(|e| ClientError::BadAnswer { what: what.to_owned(), reason: shorten(&e.to_string()) })?;
     Ok(Answer { value, json })
-}
-
-fn read_text(response: &mut Response<ureq::Body>) -> Result<String, ClientError> {
-    let bytes = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(error::from_body)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn shorten(text: &str) -> String {

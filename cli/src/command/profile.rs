@@ -16,9 +16,9 @@ pub fn run(context: &Context, command: &ProfileCommand) -> Result<Output, Error>
         ProfileCommand::Generate(args) => generate(context, args),
         ProfileCommand::Show => show(context),
         ProfileCommand::Password(PasswordCommand::Store) => {
-            let password = match &context.settings.password {
-                Some(password) if context.profile().password.as_ref() != Some(password) => password.clone(),
-                _ => Secret::new(context.need_secret("the password", "BIGV_PASSWORD or --password")?),
+            let password = match &context.settings.password_given {
+                Some(password) => password.clone(),
+                None => Secret::new(context.need_secret("the password", "BIGV_PASSWORD or --password")?),
             };
             save(
                 context,

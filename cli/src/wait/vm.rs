@@ -64,9 +64,10 @@ impl Wait<'_> {
 }
 
 impl Want {
+    /// The states that are news for us: the brain answers at once when it is in one of them.
     fn until(self) -> &'static str {
         match self {
-            Self::Running | Self::RunningAgain => "running",
+            Self::Running | Self::RunningAgain => "running,failed",
             Self::Off => "off",
         }
     }

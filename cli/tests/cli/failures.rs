@@ -55,7 +55,6 @@ fn answers_that_make_no_sense_are_no_panic() {
         ("nothing", Reply::Json(200, String::new())),
         ("too deep", Reply::Json(200, deep)),
         ("not UTF-8", Reply::Raw(b"HTTP/1.1 200 x\r\nContent-Length: 3\r\n\r\n\xff\xfe\x00".to_vec())),
-        ("cut off", Reply::Raw(b"HTTP/1.1 200 x\r\nContent-Length: 300\r\n\r\n{\"id\":".to_vec())),
         ("not HTTP", Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec())),
         ("a huge number", Reply::Json(200, r#"{"id":99999999999999999999999}"#.into())),
     ] {
@@ -65,6 +64,17 @@ fn answers_that_make_no_sense_are_no_panic() {
         assert_eq!(run.code, 249, "{what}: {run:?}");
         assert!(run.stderr.contains("makes no sense"), "{what}: {run:?}");
         assert!(!run.stderr.contains("panicked"), "{what}: {run:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_said() {
+    for bytes in ["HTTP/1.1 200 x\r\nContent-Length: 300\r\n\r\n{\"id\":", "HTTP/1.1 200 x\r\nConte", ""] {
+        let brain = brain();
+        brain.on(&get_vm(), [Reply::Raw(bytes.into())]);
+        let run = Bigv::new(&brain).run("vm show web1");
+        assert_eq!(run.code, 150, "{bytes:?}: {run:?}");
+        assert!(run.stderr.contains("look before you try again"), "{bytes:?}: {run:?}");
     }
 }
 

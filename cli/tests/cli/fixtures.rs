@@ -13,6 +13,7 @@ pub fn get_vm() -> String {
 
 /// `GET` of the VM as waiting asks for it.
 pub fn wait_vm(until: &str) -> String {
+    let until = if until == "running" { "running%2Cfailed" } else { until };
     format!("GET {VM}?wait=5s&until={until}")
 }
 

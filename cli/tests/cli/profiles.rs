@@ -18,6 +18,7 @@ fn a_profile_is_generated_used_and_shown() {
     assert!(!fs::read_to_string(bigv.profile()).unwrap().contains("hunter2"), "generate stores no password");
 
     bigv.ok("profile password store");
+    bigv.ok("profile password store");
     assert!(fs::read_to_string(bigv.profile()).unwrap().contains("hunter2"));
     let shown = bigv.ok("profile show");
     assert!(shown.contains("stored") && !shown.contains("hunter2"), "{shown}");
