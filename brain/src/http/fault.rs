@@ -38,17 +38,6 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub(super) struct Cause(pub String);
 
-impl Fault {
-    /// What is wrong in the object `attribute` becomes what is wrong with the body itself.
-    #[must_use]
-    pub fn unwrapped(self, attribute: &str) -> Self {
-        match self {
-            Self::Invalid(invalid) => Self::Invalid(invalid.unwrapped(attribute)),
-            other => other,
-        }
-    }
-}
-
 impl From<ServiceError> for Fault {
     fn from(error: ServiceError) -> Self {
         match error {
@@ -113,7 +102,6 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
 fn complaints(invalid: &Invalid) -> Map<String, Value> {
     let shape = |complaint: &Complaint| match complaint {
         Complaint::Sentences(sentences) => json!(sentences),
-        Complaint::Object(inner) => Value::Object(complaints(inner)),
         Complaint::List(members) => members.iter().map(|member| Value::Object(complaints(member))).collect(),
     };
     invalid.iter().map(|(attribute, complaint)| (attribute.to_owned(), shape(complaint))).collect()

@@ -112,10 +112,11 @@ impl Fields {
         })
     }
 
-    /// Takes over what was found in an object of this one.
+    /// Takes over what was found in an object of this one: what is wrong in it is said as if of this
+    /// one, which is how clients know it.
     pub fn take_object(&mut self, name: &str, inner: Fields) {
         let (invalid, ignored) = inner.finish();
-        self.invalid.add_object(name, invalid);
+        self.invalid.merge(invalid);
         self.ignored.extend(ignored.into_iter().map(|inner| format!("{name}.{inner}")));
     }
 

@@ -1,6 +1,6 @@
 //! What is wrong with the values of a request: the API's `{attribute: [sentence, …]}`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Complaints by attribute. Empty when nothing is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -13,8 +13,6 @@ pub struct Invalid {
 pub enum Complaint {
     /// Sentences without their subject, as `can't be blank`.
     Sentences(Vec<String>),
-    /// The attribute is an object: what is wrong in it.
-    Object(Invalid),
     /// The attribute is a list: one entry a member, empty for those in order.
     List(Vec<Invalid>),
 }
@@ -58,17 +56,6 @@ impl Invalid {
         }
     }
 
-    /// Adds what is wrong inside an object.
-    pub fn add_object(&mut self, attribute: &str, inner: Self) {
-        if inner.is_empty() {
-            return;
-        }
-        match self.complaints.get_mut(attribute) {
-            Some(Complaint::Object(known)) => known.merge(inner),
-            _ => drop(self.complaints.insert(attribute.to_owned(), Complaint::Object(inner))),
-        }
-    }
-
     /// Adds what is wrong with the members of a list, by position.
     pub fn add_list(&mut self, attribute: &str, members: Vec<Self>) {
         if members.iter().all(Self::is_empty) {
@@ -83,12 +70,10 @@ impl Invalid {
         }
     }
 
-    /// With the complaints of the object `attribute` in place of that object.
+    /// Without what is wrong with attributes that `known` complains of already.
     #[must_use]
-    pub fn unwrapped(mut self, attribute: &str) -> Self {
-        if let Some(Complaint::Object(inner)) = self.complaints.remove(attribute) {
-            self.merge(inner);
-        }
+    pub fn without(mut self, known: &Self) -> Self {
+        self.complaints.retain(|attribute, _| !known.has(attribute));
         self
     }
 
@@ -97,7 +82,6 @@ impl Invalid {
         for (attribute, complaint) in other.complaints {
             match complaint {
                 Complaint::Sentences(sentences) => sentences.into_iter().for_each(|s| self.add(&attribute, s)),
-                Complaint::Object(inner) => self.add_object(&attribute, inner),
                 Complaint::List(members) => self.add_list(&attribute, members),
             }
         }
@@ -112,6 +96,23 @@ impl Invalid {
             true => Ok(()),
             false => Err(self),
         }
+    }
+}
+
+/// `size: is not a number; discs 2: label: is invalid`, for an operator's shell.
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        for (attribute, complaint) in self.iter() {
+            match complaint {
+                Complaint::Sentences(sentences) => parts.push(format!("{attribute}: {}", sentences.join(", "))),
+                Complaint::List(members) => {
+                    let wrong = members.iter().enumerate().filter(|(_, member)| !member.is_empty());
+                    parts.extend(wrong.map(|(position, member)| format!("{attribute} {}: {member}", position + 1)));
+                }
+            }
+        }
+        f.write_str(&parts.join("; "))
     }
 }
 
@@ -130,6 +131,10 @@ mod tests {
         let expected =
             Complaint::List(vec![Invalid::of("label", "is invalid"), Invalid::of("size", "is not a number")]);
         assert_eq!(invalid.iter().find(|(name, _)| *name == "discs").unwrap().1, &expected);
+        assert_eq!(
+            invalid.to_string(),
+            "discs 1: label: is invalid; discs 2: size: is not a number; name: can't be blank, is invalid"
+        );
         assert!(invalid.result().is_err());
         assert!(Invalid::default().result().is_ok());
     }

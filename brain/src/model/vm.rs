@@ -15,14 +15,14 @@ pub const CORES_MAX: i64 = 512;
 pub const CDROM_URL_BYTES_MAX: usize = 2048;
 
 /// The hardware profiles that may be asked for; none is the head's newest.
-pub const HARDWARE_PROFILES: [&str; 1] = ["virtio2013"];
+pub const HARDWARE_PROFILES: &[&str] = &["virtio2013", "virtio2011", "compatibility2013", "compatibility2011"];
 /// The keyboard layouts that may be asked for: those of qemu.
-pub const KEYMAPS: [&str; 24] = [
-    "ar", "bepo", "cz", "da", "de", "de-ch", "en-gb", "en-us", "es", "et", "fi", "fr", "fr-be", "fr-ch", "hr", "hu",
-    "is", "it", "ja", "lt", "nl", "no", "pl", "sv",
+pub const KEYMAPS: &[&str] = &[
+    "ar", "bepo", "cz", "da", "de", "de-ch", "en-gb", "en-us", "es", "et", "fi", "fo", "fr", "fr-be", "fr-ca", "fr-ch",
+    "hr", "hu", "is", "it", "ja", "lt", "lv", "mk", "nl", "no", "pl", "pt", "pt-br", "ru", "sl", "sv", "th", "tr",
 ];
 /// The key combinations that clients offer for `sendkey`.
-pub const SENDKEYS: [&str; 3] = ["ctrl-alt-delete", "ctrl-alt-f1", "ctrl-alt-f2"];
+pub const SENDKEYS: &[&str] = &["ctrl-alt-delete", "ctrl-alt-f1", "ctrl-alt-f2"];
 
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq)]

@@ -43,7 +43,7 @@ impl<'a> Bounds<'a> {
         check("cdrom_url", vm.cdrom_url.as_deref().map_or(Ok(()), check_cdrom_url));
         check("keymap", vm.keymap.as_deref().map_or(Ok(()), |keymap| in_list(keymap, KEYMAPS)));
         check("hardware_profile", vm.hardware_profile.as_deref().map_or(Ok(()), |p| in_list(p, HARDWARE_PROFILES)));
-        check("zone_name", vm.zone_name.as_deref().map_or(Ok(()), |zone| in_list(zone, [])));
+        check("zone_name", vm.zone_name.as_deref().map_or(Ok(()), |zone| in_list(zone, &[])));
         invalid
     }
 
@@ -168,7 +168,7 @@ fn between(value: i64, least: i64, most: i64) -> Result<(), String> {
     }
 }
 
-fn in_list<const N: usize>(word: &str, list: [&str; N]) -> Result<(), String> {
+fn in_list(word: &str, list: &[&str]) -> Result<(), String> {
     match list.contains(&word) {
         true => Ok(()),
         false => Err("is not included in the list".to_owned()),

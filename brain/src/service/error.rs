@@ -21,7 +21,7 @@ pub enum ServiceError {
     #[error("{0}")]
     Forbidden(String),
     /// What was asked for is wrong, or cannot be done as things stand.
-    #[error("some values are wrong")]
+    #[error("{0}")]
     Invalid(Invalid),
     /// Something is busy or away; the same request may succeed later.
     #[error("{0}")]

@@ -86,22 +86,17 @@ async fn permitted_group(tx: &Transaction<'_>, caller: &Caller, group: &Filter) 
 fn check<'a>(bounds: &Bounds<'a>, order: &Order) -> Result<Option<&'a ImageConfig>, Invalid> {
     let mut invalid = order.invalid.clone();
     // What could not be read counts as absent: to say that it "can't be blank" would mislead.
-    if !invalid.has("virtual_machine") {
-        invalid.add_object("virtual_machine", bounds.check_new_vm(&order.vm));
-    }
+    invalid.merge(bounds.check_new_vm(&order.vm).without(&order.invalid));
     let mut of_discs = bounds.check_new_discs(&order.discs, &[]);
-    for (of_disc, read) in of_discs.iter_mut().zip(invalid.list("discs")) {
-        if !read.is_empty() {
-            *of_disc = Invalid::default();
-        }
+    for (of_disc, read) in of_discs.iter_mut().zip(order.invalid.list("discs")) {
+        *of_disc = std::mem::take(of_disc).without(read);
     }
     let wanted = order.distribution.as_deref().filter(|name| *name != NO_DISTRIBUTION);
-    let mut of_reimage = Invalid::default();
     let image = match wanted.map(|name| bounds.image(name)) {
         None => None,
         Some(Ok(image)) => Some(image),
         Some(Err(sentence)) => {
-            of_reimage.add("distribution", sentence);
+            invalid.add("distribution", sentence);
             None
         }
     };
@@ -111,11 +106,10 @@ fn check<'a>(bounds: &Bounds<'a>, order: &Order) -> Result<Option<&'a ImageConfi
                 of_disc.add("size", sentence);
             }
         }
-        (Some(_), None, _) => of_reimage.add("distribution", "needs a disc to be written onto"),
+        (Some(_), None, _) => invalid.add("distribution", "needs a disc to be written onto"),
         _ => {}
     }
     invalid.add_list("discs", of_discs);
-    invalid.add_object("reimage", of_reimage);
     invalid.result().map(|()| image)
 }
 

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    fleet::FleetError,
     model::{
         disc::Disc,
         filter::Filter,
@@ -333,7 +334,11 @@ pub async fn signal(
     if vm.head.is_none() {
         return Err(invalid("power_on", "must be on: the VM is not running"));
     }
-    service.registry.signal_vm(vm.id, signal).await?;
+    service.registry.signal_vm(vm.id, signal).await.map_err(|error| match error {
+        // Only the head knows every key.
+        FleetError::Refused { error, message, .. } if error == "bad-value" => invalid("data", message),
+        other => other.into(),
+    })?;
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
     let message = format!("signal {}", order.signal.as_deref().unwrap_or_default());

@@ -1,6 +1,8 @@
 //! A real PostgreSQL for tests: one private server a test binary, one database a test.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub mod api;
+
 use brain::{embedded::Embedded, store::Store};
 use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, sync::atomic::AtomicU32};
 

@@ -85,10 +85,8 @@ pub(crate) async fn create(
 ) -> Result<Answer, Fault> {
     let vm = read_new_vm(&mut body);
     let (invalid, ignored) = body.finish();
-    // The order speaks of the machine as of an object in it; here it is the body.
-    invalid.result()?;
-    let made = new_vm::create(&api.service, &caller, &named.filter, Order { vm, ..Order::default() }).await;
-    let made = made.map_err(|error| Fault::from(error).unwrapped("virtual_machine"))?;
+    let order = Order { vm, invalid, ..Order::default() };
+    let made = new_vm::create(&api.service, &caller, &named.filter, order).await?;
     Ok(Answer::with_status(StatusCode::ACCEPTED, &api.shape(made, false))?.ignoring(ignored))
 }
 
