@@ -22,6 +22,7 @@
 //! has not said all it has; a disc or VM that is not in the database is reported, never removed.
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod auth;
 pub mod config;
 pub mod embedded;

@@ -1,7 +1,9 @@
 //! A VM with all that belongs to it, as its rows say: what the reconciler works from.
 
 use spine::{
-    id::{AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, NodeName, PoolName, ResourceName, VmId},
+    id::{
+        AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, NodeName, PoolName, ResourceName, VmId,
+    },
     secret::Secret,
 };
 use std::{collections::BTreeSet, net::IpAddr};
@@ -219,7 +221,9 @@ impl RunState {
 
     /// From the database; none for `ended` and for what no version has written.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Attaching, Self::Starting, Self::Running, Self::Stopping].into_iter().find(|state| state.as_str() == text)
+        [Self::Attaching, Self::Starting, Self::Running, Self::Stopping]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 

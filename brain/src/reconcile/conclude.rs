@@ -11,7 +11,7 @@ use crate::{
         work::{RunState, Work},
     },
 };
-use spine::{id::DiscNumber, resource::Attributes};
+use spine::{id::DiscNumber, message::Command, resource::Attributes};
 use time::OffsetDateTime;
 
 /// Turns the answer to an order into changes of the rows, and remembers what is not one.
@@ -78,7 +78,13 @@ fn done(work: &Work, ask: &Ask, memory: &mut Memory) -> Vec<Change> {
             };
             vec![Change::RunEnded { reason, stopped: !start_failed }]
         }
-        Purpose::RemoveRogue | Purpose::Refresh => vec![],
+        Purpose::Refresh => {
+            if let (Some(run), Command::Update(_, changes)) = (&work.run, &ask.command) {
+                memory.refreshed = Some((run.id, changes.clone()));
+            }
+            vec![]
+        }
+        Purpose::RemoveRogue => vec![],
     }
 }
 

@@ -84,9 +84,8 @@ impl<'a> Situation<'a> {
             }
             (RunState::Starting, None) if self.work.wanted_on() && self.memory.start_overdue != Some(run.id) => {
                 let resource = self.surroundings.resource(self.work, run.id, &run.key);
-                let start = self.ask_head(head, Purpose::Start(run.id), |name| {
-                    Command::Create(name, to_attributes(&resource))
-                });
+                let start =
+                    self.ask_head(head, Purpose::Start(run.id), |name| Command::Create(name, to_attributes(&resource)));
                 self.unless_held(start, Status::because("starting", format!("{head} is starting it")))
             }
             // The order to start it may still be carried out: it is taken back before the run ends.
@@ -143,13 +142,17 @@ impl<'a> Situation<'a> {
         };
         let mut changes = self.surroundings.differences(self.work, resource);
         let resizing = discs.iter().any(|(_, standing)| {
-            standing.action.as_ref().is_some_and(|action| matches!(action, Action::Ask(ask) if matches!(ask.purpose, Purpose::Resize(..))))
+            standing
+                .action
+                .as_ref()
+                .is_some_and(|action| matches!(action, Action::Ask(ask) if matches!(ask.purpose, Purpose::Resize(..))))
         });
         // The guest is told of a new size when the tail has it, not before.
         if resizing || status.reason.is_some() {
             changes.remove("discs");
         }
-        if changes.is_empty() {
+        let told = self.memory.refreshed.as_ref().is_some_and(|(id, told)| *id == run.id && *told == changes);
+        if changes.is_empty() || told {
             return (None, status);
         }
         let refresh = self.ask_head(&run.head, Purpose::Refresh, |name| Command::Update(name, changes));
@@ -186,7 +189,9 @@ impl<'a> Situation<'a> {
             (Some(Action::Record(Change::RunEnded { reason, stopped })), status)
         };
         match run.state {
-            RunState::Attaching if self.work.wanted_on() && lost => end(format!("{away}, and had not started it"), false),
+            RunState::Attaching if self.work.wanted_on() && lost => {
+                end(format!("{away}, and had not started it"), false)
+            }
             _ if !self.work.wanted_on() && lost => {
                 end(format!("{away}: its discs are closed to that head, and it counts as off"), true)
             }

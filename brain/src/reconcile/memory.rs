@@ -5,7 +5,10 @@ use crate::{
     limits::{BACK_OFF_FIRST, BACK_OFF_LAST, RUN_IS_STABLE_AFTER},
     model::{change::Change, work::Work},
 };
-use spine::id::{AttachmentsVersion, DiscNumber, NodeName};
+use spine::{
+    id::{AttachmentsVersion, DiscNumber, NodeName},
+    resource::Attributes,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
@@ -24,6 +27,9 @@ pub struct Memory {
     pub avoid_pools: BTreeMap<DiscNumber, BTreeSet<i64>>,
     /// The head has not answered the order to start the run of this number in time.
     pub start_overdue: Option<i64>,
+    /// What the head has last been told to change about this run. A head that takes it and shows it
+    /// otherwise is not told again and again.
+    pub refreshed: Option<(i64, Attributes)>,
     /// Failures in a row.
     pub failures_count: u32,
 }

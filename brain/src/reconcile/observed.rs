@@ -89,7 +89,6 @@ impl Observed {
             Some(Node::Ready) | None => None,
         }
     }
-
 }
 
 fn read(value: Value) -> Option<VmResource> {

@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Config, NetworkConfig},
-    model::work::{CardRow, DiscRow, Work},
+    model::work::{CardRow, DiscRow, UserRow, Work},
 };
 use serde_json::{Value, json};
 use spine::{
@@ -18,6 +18,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 /// The attribute that says which run of the VM this is.
 pub const RUN: &str = "run";
+
+/// The attribute that says which proofs of its console's users a machine has: heads tell no
+/// passwords, so that a changed one could not be seen otherwise.
+pub const USERS_DIGEST: &str = "users_digest";
 
 /// Longest serial number that a virtio disc shows.
 const SERIAL_BYTES_MAX: usize = 20;
@@ -53,6 +57,7 @@ impl Surroundings {
         let vm = &work.vm;
         let mut extra = Attributes::new();
         extra.insert(RUN.to_owned(), json!(run));
+        extra.insert(USERS_DIGEST.to_owned(), json!(users_digest(work)));
         VmResource {
             memory: u32::try_from(vm.memory_mib).unwrap_or(0),
             cores: u16::try_from(vm.cores).unwrap_or(1),
@@ -113,14 +118,12 @@ impl Surroundings {
         if let Some(discs) = self.resized_discs(work, running) {
             changes.insert("discs".to_owned(), discs);
         }
-        let users = authentication(work);
-        let names: Vec<String> = work.users.iter().map(|user| user.username.clone()).collect();
-        let keys = |users: &BTreeMap<String, UserAuthentication>| -> BTreeMap<String, Option<String>> {
-            users.iter().map(|(name, user)| (name.clone(), user.authorized_keys.clone())).collect()
-        };
-        if running.console_users != names || keys(&running.user_authentication) != keys(&users) {
+        let digest = users_digest(work);
+        if running.extra.get(USERS_DIGEST).and_then(Value::as_str) != Some(&digest) {
+            let names: Vec<&str> = work.users.iter().map(|user| user.username.as_str()).collect();
             changes.insert("console_users".to_owned(), json!(names));
-            changes.insert("user_authentication".to_owned(), json!(users));
+            changes.insert("user_authentication".to_owned(), json!(authentication(work)));
+            changes.insert(USERS_DIGEST.to_owned(), json!(digest));
         }
         changes
     }
@@ -139,12 +142,17 @@ impl Surroundings {
 }
 
 fn authentication(work: &Work) -> BTreeMap<String, UserAuthentication> {
-    let one = |user: &crate::model::work::UserRow| UserAuthentication {
+    let one = |user: &UserRow| UserAuthentication {
         authorized_keys: user.authorized_keys.clone(),
         password: user.password_hash.clone(),
         extra: Attributes::new(),
     };
     work.users.iter().map(|user| (user.username.clone(), one(user))).collect()
+}
+
+/// Tells one set of users and proofs from another. The proofs are hashes and public keys already.
+fn users_digest(work: &Work) -> String {
+    Secret::new(json!(authentication(work)).to_string()).hash().as_str().to_owned()
 }
 
 /// A serial number that the guest sees under /dev/disk/by-id: the label where it can be one, made

@@ -10,10 +10,7 @@ use crate::{
     },
 };
 use spine::id::{NodeName, ResourceName};
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 use time::OffsetDateTime;
 use tracing::warn;
 
@@ -47,8 +44,7 @@ impl Strays {
             let message = format!("{node} has {resource}, which the database knows nothing of there; it is left alone");
             warn!(%node, %resource, "a stray: the database knows nothing of it there; it is left alone");
             let kind = "stray-seen";
-            let event =
-                Event { actor: BRAIN, kind, node: Some(node.as_str()), message: &message, ..Event::default() };
+            let event = Event { actor: BRAIN, kind, node: Some(node.as_str()), message: &message, ..Event::default() };
             events::record(&tx, &event).await?;
             self.reported.insert((node.clone(), resource), now);
         }

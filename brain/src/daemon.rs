@@ -1,0 +1,163 @@
+//! `bigv-brain run`: from the lock to the orderly stop.
+
+use crate::database;
+use anyhow::{Context as _, Result, bail};
+use brain::{
+    activation,
+    config::Config,
+    fleet::{Registry, session},
+    http::{self, AppState},
+    reconcile::{Poke, Reconciler, ReconcilerConfig},
+    store::{Store, cluster::Active, nodes},
+};
+use std::{
+    fs::{self, File, OpenOptions},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tracing::{error, info};
+
+/// How long requests that are being answered may still take at a stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long nodes have to be told why their connections end.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// Runs the active brain until SIGTERM, SIGINT, or the loss of the right to be active.
+pub async fn run(config: Config, embedded: Option<&Path>, sockets: Vec<std::net::TcpListener>) -> Result<()> {
+    let _lock = lock_state_dir(&config.state_dir)?;
+    let (store, server) = database(&config, embedded).await?;
+    let result = serve(config, store, sockets).await;
+    if let Some(server) = server {
+        server.stop().await?;
+    }
+    result
+}
+
+async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>) -> Result<()> {
+    store.check_schema().await?;
+    let mut stop_signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut active = Active::acquire(store.config(), config.name.as_str()).await?;
+    info!(brain = %config.name, cluster = %active.cluster, epoch = %active.epoch, "active");
+    all_offline(&store).await?;
+
+    let (spine, http) = listen(&config, sockets).await?;
+    let (registry, poke) = (Registry::default(), Poke::default());
+    let fleet = session::Fleet {
+        registry: registry.clone(),
+        store: store.clone(),
+        poke: poke.clone(),
+        cluster: active.cluster,
+        epoch: active.epoch,
+        nodes_lock: Arc::default(),
+    };
+    let mut tasks = JoinSet::new();
+    for listener in spine {
+        tasks.spawn(session::listen(listener, fleet.clone()));
+    }
+    let reconciler = Reconciler::new(store.clone(), registry.clone(), poke.clone(), ReconcilerConfig::of(&config));
+    tasks.spawn(reconciler.run());
+    let (stop, stopping) = watch::channel(false);
+    let state = AppState { store, poke, registry: registry.clone(), config: Arc::new(config) };
+    let api = serve_http(http, state, &stopping);
+
+    activation::notify("READY=1").context("cannot tell the service manager that the brain is ready")?;
+    info!("ready");
+    let lost = tokio::select! {
+        _ = stop_signals.0.recv() => None,
+        _ = stop_signals.1.recv() => None,
+        reason = active.lost() => Some(reason),
+        Some(ended) = tasks.join_next() => Some(format!("a part of the brain ended: {ended:?}")),
+    };
+    let reason = lost.as_deref().unwrap_or("the brain is stopping");
+    info!(reason, "stopping");
+    // Whatever the manager makes of it, the stop goes on.
+    let _ = activation::notify("STOPPING=1");
+    tasks.abort_all();
+    registry.close_all(reason);
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(STOP_DEADLINE, api.join_all()).await;
+    tokio::time::sleep(GOODBYE).await;
+    match lost {
+        None => Ok(()),
+        Some(reason) => bail!("this brain is no longer active: {reason}"),
+    }
+}
+
+/// Two brains with one state directory would be one too many, whatever their databases are.
+fn lock_state_dir(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join("brain.lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => {
+            bail!("another bigv-brain runs with the state directory {}", dir.display())
+        }
+        Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+async fn all_offline(store: &Store) -> Result<()> {
+    let mut client = store.client().await?;
+    let tx = client.transaction().await?;
+    nodes::all_offline(&tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// All sockets at once: a brain that cannot have one of them does not start.
+async fn listen(config: &Config, sockets: Vec<std::net::TcpListener>) -> Result<(Vec<TcpListener>, Vec<TcpListener>)> {
+    let spine = bind(&config.spine_listen, "spine_listen").await?;
+    let mut http = bind(&config.http_listen, "http_listen").await?;
+    for socket in sockets {
+        http.push(TcpListener::from_std(socket).context("cannot use a socket that was passed in")?);
+    }
+    if http.is_empty() {
+        bail!("the API has no socket: set http_listen, or have the service manager pass one");
+    }
+    for listener in spine.iter().chain(&http) {
+        info!(address = %listener.local_addr()?, "listening");
+    }
+    Ok((spine, http))
+}
+
+async fn bind(addresses: &[SocketAddr], field: &str) -> Result<Vec<TcpListener>> {
+    let mut listeners = vec![];
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.with_context(|| format!("cannot listen on {address} ({field})"))?);
+    }
+    Ok(listeners)
+}
+
+fn serve_http(listeners: Vec<TcpListener>, state: AppState, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
+    let router = http::router(state);
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        let service = router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        let mut stopping = stopping.clone();
+        tasks.spawn(async move {
+            let stop = async move {
+                // An error means that the sender is gone: the process is ending.
+                let _ = stopping.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop).await {
+                error!(%error, "the API's listener ended");
+            }
+        });
+    }
+    tasks
+}
