@@ -4,11 +4,13 @@
 //! `disc resize --vm-name web1 --disc-label disc-2 --disc-size +1GB`. What neither says is asked for
 //! on a terminal, and is an error elsewhere.
 
+mod admin;
 mod disc;
 mod other;
 mod vm;
 pub mod words;
 
+pub use admin::*;
 pub use disc::*;
 pub use other::*;
 pub use vm::*;
@@ -71,6 +73,9 @@ pub struct Globals {
     /// For scripts: --no-prompt --output-format json
     #[arg(short, long, global = true)]
     pub batch: bool,
+    /// Act as an operator: heads, tails and pools can be seen
+    #[arg(long, global = true)]
+    pub admin: bool,
     /// Allow plain http to another machine
     #[arg(long, global = true)]
     pub insecure: bool,
@@ -111,6 +116,15 @@ pub enum Category {
     /// Where the brain is and who you are, kept in ~/.bigv
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Heads, which run VMs; needs --admin
+    #[command(subcommand)]
+    Head(HeadCommand),
+    /// Tails, which serve discs; needs --admin
+    #[command(subcommand)]
+    Tail(TailCommand),
+    /// Storage pools of the tails; needs --admin
+    #[command(subcommand, name = "pool", alias = "storage-pool")]
+    Pool(PoolCommand),
     /// Completion for a shell: eval "$(bigv completion bash)"
     Completion(CompletionArgs),
     /// Help about a category, a command or a topic

@@ -204,6 +204,26 @@ impl Client {
     }
 }
 
+/// The cluster itself: for operators.
+impl Client {
+    /// All of `heads`, `tails` or `storage_pools`.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn admin_list(&self, collection: &'static str) -> Result<Answer<Vec<Value>>, ClientError> {
+        self.get(&Path::new("admin").segment(collection), &collection.replace('_', " "))
+    }
+
+    /// One of them, by label or number. `noun` names it in errors.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn admin_one(&self, collection: &'static str, name: &str, noun: &str) -> Result<Value, ClientError> {
+        let path = Path::new("admin").segment(collection).segment(name);
+        self.call(&Method::GET, &path, &format!("{noun} {name}"), None)
+    }
+}
+
 fn disc_of(vm: &VmPath, disc: &str) -> String {
     format!("disc {disc:?} of VM {vm}")
 }

@@ -1,6 +1,7 @@
 //! One file a noun: each takes what was typed and gives an [`Output`].
 
 mod account;
+mod admin;
 mod definitions;
 mod disc;
 mod group;
@@ -28,6 +29,9 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Output, Error> {
         Some(Category::User(command)) => user::run(context, command),
         Some(Category::Definitions(args)) => definitions::run(context, args),
         Some(Category::Profile(command)) => profile::run(context, command),
+        Some(Category::Head(command)) => admin::heads(context, command),
+        Some(Category::Tail(command)) => admin::tails(context, command),
+        Some(Category::Pool(command)) => admin::pools(context, command),
         Some(Category::Completion(args)) => completion(args),
         Some(Category::Help(args)) => help::run(&args.topic),
     }

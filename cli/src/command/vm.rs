@@ -249,7 +249,12 @@ fn console_address(vm: &VmPath, found: &VirtualMachine) -> Result<std::net::IpAd
     }
     if found.head.is_none() && wait::state(found) != "running" {
         let state = wait::state(found);
-        return Err(Error::BadInput(format!("VM {vm} is {state} and has no console: `bigv vm start {vm}` starts it")));
+        let advice = if found.power_on {
+            format!("`bigv vm show {vm}` says what it is doing")
+        } else {
+            format!("`bigv vm start {vm}` starts it")
+        };
+        return Err(Error::BadInput(format!("VM {vm} is {state} and has no console yet: {advice}")));
     }
     found.management_address.ok_or_else(|| Error::Failed(format!("VM {vm} has no management address, so no console")))
 }

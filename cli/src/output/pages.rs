@@ -148,18 +148,24 @@ pub fn keys(keys: &[&str]) -> Page {
     list(["kind", "key", "comment"], rows, "There are no SSH keys.".to_owned())
 }
 
-/// What there is to choose from: names, with what is said about them.
+/// What there is to choose from: a row each for what is described; of the rest the names together.
 pub fn definitions(all: &[Definition], shown: &[&Definition]) -> Page {
+    let text = |name: &Value| name.as_str().map_or_else(|| name.to_string(), str::to_owned);
     let mut rows = Vec::new();
     for definition in shown {
         let Value::Array(names) = &definition.data else { continue };
+        let kind = definition.id.replace('_', " ");
         // `distributions` is described by `distribution_descriptions`.
         let described_by = format!("{}_descriptions", definition.id.trim_end_matches('s'));
-        let descriptions = all.iter().find(|other| other.id == described_by).map(|other| &other.data);
-        for name in names {
-            let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
-            let text = descriptions.and_then(|all| all.get(&name)).and_then(Value::as_str).unwrap_or_default();
-            rows.push(vec![definition.id.replace('_', " "), name, text.to_owned()]);
+        match all.iter().find(|other| other.id == described_by).map(|other| &other.data) {
+            Some(descriptions) => rows.extend(names.iter().map(|name| {
+                let description = descriptions.get(text(name)).and_then(Value::as_str).unwrap_or_default();
+                vec![kind.clone(), text(name), description.to_owned()]
+            })),
+            None => {
+                let joined = names.iter().map(text).collect::<Vec<_>>().join(", ");
+                rows.push(vec![kind, joined, String::new()]);
+            }
         }
     }
     list(["kind", "name", "description"], rows, "There is nothing to choose from.".to_owned())

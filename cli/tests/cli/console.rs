@@ -54,7 +54,8 @@ fn without_a_console_ssh_is_not_run() {
     let bigv = Bigv::new(&brain);
     let path = with_fake_ssh(&bigv);
     for (reply, code, part) in [
-        (vm_in("off", json!({})), 7, "bigv vm start web1.default.acme"),
+        (vm_in("off", json!({"power_on": false})), 7, "bigv vm start web1.default.acme"),
+        (vm_in("starting", json!({})), 7, "bigv vm show web1.default.acme"),
         (vm_in("deleted", json!({"deleted": true})), 7, "undelete"),
         (vm_in("running", json!({"management_address": null})), 10, "no management address"),
         (vm_in("running", json!({"management_address": "-oProxyCommand=x"})), 249, "makes no sense"),

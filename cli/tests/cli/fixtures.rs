@@ -61,6 +61,7 @@ pub fn definitions() -> Value {
     json!([
         {"id": "distributions", "data": ["tiny", "trixie"]},
         {"id": "storage_grades", "data": ["sata", "ssd"]},
+        {"id": "keymaps", "data": ["de", "en-gb"]},
         {"id": "distribution_descriptions", "data": {"tiny": "a kernel and a shell"}},
         {"id": "storage_grade_descriptions", "data": {"sata": "big", "ssd": "fast"}},
     ])

@@ -165,3 +165,27 @@ fn a_closed_pipe_is_no_failure() {
     let run = bigv.finish(child);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn operators_see_the_cluster_itself() {
+    let brain = brain();
+    let head = json!({"id": 1, "label": "head1", "online": true, "virtual_machines_count": 3, "total_memory": 4096,
+        "free_memory": 1024, "used_cores": 5, "cnc_address": "fd00:b16:0:2::11", "last_note": "", "uuid": "x"});
+    let pool = json!({"name": "sata1", "label": "tail1-sata1", "grade": "sata", "size": 2097152, "free_space": 1048576,
+        "alloc": 512000, "discs": 3, "note": "new discs"});
+    let tail = json!({"id": 1, "label": "tail1", "online": false, "pools": ["tail1-sata1", "tail1-ssd1"],
+        "cnc_address": "fd00:b16:0:2::21"});
+    brain.json("GET /admin/heads", json!([head]).to_string());
+    brain.json("GET /admin/heads/head1", head.to_string());
+    brain.json("GET /admin/tails", json!([tail]).to_string());
+    brain.json("GET /admin/storage_pools", json!([pool]).to_string());
+    let bigv = Bigv::new(&brain);
+    let commands = ["head list", "tail list", "pool list", "head show head1"];
+    let shown: Vec<String> = commands.iter().map(|line| bigv.ok(&format!("{line} --admin"))).collect();
+    assert_snapshot!("admin", shown.join("\n"));
+    let json: Value = serde_json::from_str(&bigv.ok("--admin head list -b")).unwrap();
+    assert_eq!(json, json!([head]));
+    let run = bigv.run("head list");
+    assert_eq!(run.code, 7, "{run:?}");
+    assert!(run.stderr.contains("--admin"), "{run:?}");
+}
