@@ -1,5 +1,7 @@
 //! The real binary with its private PostgreSQL, and fake heads and tails on real TCP.
 
+#![allow(clippy::print_stderr)] // A test that cannot run says why.
+
 mod common;
 #[path = "common/fakes.rs"]
 mod fakes;

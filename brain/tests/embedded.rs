@@ -1,5 +1,7 @@
 //! The private PostgreSQL, for real.
 
+#![allow(clippy::print_stderr)] // A test that cannot run says why.
+
 mod common;
 
 use brain::{embedded::Embedded, store::Store};

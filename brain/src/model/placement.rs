@@ -113,9 +113,8 @@ pub fn choose_head(
     let open: Vec<&HeadPlace> = heads.iter().filter(|head| head.closed.is_none()).collect();
     let reserved = reserved(&open, reserve_heads);
     let usable: Vec<&HeadPlace> = open.iter().filter(|head| !reserved.contains(&&head.name)).copied().collect();
-    let best = pick(&usable, policy, memory_mib, |head| {
-        (avoid.contains(&head.name), head.room_mib(), head.name.as_str())
-    });
+    let best =
+        pick(&usable, policy, memory_mib, |head| (avoid.contains(&head.name), head.room_mib(), head.name.as_str()));
     let Some(head) = best else { return Err(no_head(heads, &usable, memory_mib, reserved.len())) };
     let owner = match (head.owner_vms_count, head.vms_count) {
         (0, _) => String::new(),
@@ -182,7 +181,9 @@ fn no_head(heads: &[HeadPlace], usable: &[&HeadPlace], memory_mib: i64, reserved
             0 => String::new(),
             count => format!("; heads kept in reserve: {count}"),
         };
-        format!("the cluster is full: no head has {memory_mib} MiB free, the most is {biggest_mib} MiB{reserve}{closed}")
+        format!(
+            "the cluster is full: no head has {memory_mib} MiB free, the most is {biggest_mib} MiB{reserve}{closed}"
+        )
     };
     NoPlace { message, biggest_mib }
 }
@@ -196,7 +197,9 @@ fn no_pool(of_grade: &[&PoolPlace], usable: &[&PoolPlace], grade: &Grade, size_m
         format!("a disc of {size_mib} MiB is bigger than the largest pool of grade {grade}: {largest_mib} MiB")
     } else {
         let closed = closed_reasons(of_grade.iter().map(|pool| (pool.label.as_str(), pool.closed.as_deref())));
-        format!("the cluster is full: no pool of grade {grade} takes {size_mib} MiB, the most is {biggest_mib} MiB{closed}")
+        format!(
+            "the cluster is full: no pool of grade {grade} takes {size_mib} MiB, the most is {biggest_mib} MiB{closed}"
+        )
     };
     NoPlace { message, biggest_mib }
 }

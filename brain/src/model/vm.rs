@@ -161,6 +161,16 @@ impl VmChange {
         self.name.is_some() || self.group_id.is_some() || self.deleted.is_some()
     }
 
+    /// "Off, and on again when it stops" is how clients restart a machine. One that does not run
+    /// cannot stop: it is started.
+    #[must_use]
+    pub fn meant(mut self, vm: &Vm) -> Self {
+        if self.power_on == Some(false) && self.autoreboot_on == Some(true) && !vm.has_open_run {
+            self.power_on = Some(true);
+        }
+        self
+    }
+
     /// Without what is as it was: clients send whole objects back.
     #[must_use]
     pub fn without_unchanged(mut self, vm: &Vm) -> Self {

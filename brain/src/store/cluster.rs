@@ -51,10 +51,10 @@ impl Active {
         // PostgreSQL cuts names to 63 bytes.
         config.application_name(format!("{brain} (pid {})", std::process::id()));
         config.keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(Duration::from_secs(15));
-        let (client, connection) =
-            config.connect(NoTls).await.map_err(|error| StoreError::Pool(chain(&error)))?;
+        let (client, connection) = config.connect(NoTls).await.map_err(|error| StoreError::Pool(chain(&error)))?;
         let connection = tokio::spawn(connection);
-        let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&ACTIVE_LOCK]).await.map_err(StoreError::from)?;
+        let row =
+            client.query_one("SELECT pg_try_advisory_lock($1)", &[&ACTIVE_LOCK]).await.map_err(StoreError::from)?;
         if !row.get::<_, bool>(0) {
             return Err(ActiveError::Taken(holder(&client).await?));
         }

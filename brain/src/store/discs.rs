@@ -68,12 +68,13 @@ pub async fn insert(tx: &Transaction<'_>, disc: &DiscRow<'_>) -> Result<i64, Sto
     Ok(row.get(0))
 }
 
-/// Gives a disc another label and size. Only with `shrink_forced` may a smaller size cut off data.
+/// Gives a disc another label and size. Once `shrink_forced` has been said, a smaller size may cut
+/// off data until the disc has its size.
 ///
 /// # Errors
 /// When the label is taken, or the database fails.
 pub async fn update(tx: &Transaction<'_>, disc: &Disc, shrink_forced: bool) -> Result<(), StoreError> {
-    let sql = "UPDATE discs SET label = $2, size_mib = $3, shrink_forced = $4 WHERE id = $1";
+    let sql = "UPDATE discs SET label = $2, size_mib = $3, shrink_forced = shrink_forced OR $4 WHERE id = $1";
     tx.execute(sql, &[&disc.id, &disc.label, &disc.size_mib, &shrink_forced]).await?;
     Ok(())
 }

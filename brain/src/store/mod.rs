@@ -22,21 +22,21 @@
 pub mod accounts;
 pub mod addresses;
 pub mod capacity;
-pub mod discs;
 pub mod cluster;
+pub mod discs;
 pub mod events;
-pub mod nodes;
-pub mod pools;
-pub mod places;
-pub mod work;
 pub mod groups;
 pub mod inventory;
 pub mod nics;
+pub mod nodes;
+pub mod places;
+pub mod pools;
 pub mod privileges;
 pub mod purge;
 pub mod sessions;
 pub mod users;
 pub mod virtual_machines;
+pub mod work;
 
 mod error;
 mod schema;

@@ -10,8 +10,7 @@ use tokio_postgres::Transaction;
 /// # Errors
 /// When the database fails.
 pub async fn report(tx: &Transaction<'_>, tail: &NodeName, pools: &StoragePools) -> Result<(), StoreError> {
-    let Some(row) =
-        tx.query_opt("SELECT id FROM nodes WHERE name = $1 AND role = 'tail'", &[&tail.as_str()]).await?
+    let Some(row) = tx.query_opt("SELECT id FROM nodes WHERE name = $1 AND role = 'tail'", &[&tail.as_str()]).await?
     else {
         return Ok(());
     };
