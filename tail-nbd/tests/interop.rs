@@ -1,4 +1,5 @@
 //! The clients that people have: each of them against a real shard, over loopback. A test whose tool is missing says
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
 //! so and passes.
 
 mod common;
@@ -26,8 +27,8 @@ fn nbdinfo_sees_what_is_offered() {
         assert_eq!(export[what], true, "{what}");
     }
     assert_eq!(export["can_fast_zero"], false);
-    assert_eq!(export["is_read_only"], false);
-    assert_eq!((&export["block_minimum"], &export["block_maximum"]), (&1.into(), &(32u64 << 20).into()));
+    assert_eq!(export["is_read_only"], false, "{export}");
+    assert_eq!((&export["block_size_minimum"], &export["block_size_maximum"]), (&1.into(), &(32u64 << 20).into()));
     for what in ["write", "flush", "fua", "multi-conn", "trim", "zero", "df", "cache"] {
         run("nbdinfo", &["--can", what, &disc.uri()]);
     }
@@ -203,7 +204,8 @@ fn qemu_io_writes_discards_and_reads_patterns() {
 
 #[test]
 fn fio_verifies_what_it_wrote() {
-    let engine = has("fio") && Command::new("fio").arg("--enghelp=nbd").output().is_ok_and(|output| output.status.success());
+    let engine =
+        has("fio") && Command::new("fio").arg("--enghelp=nbd").output().is_ok_and(|output| output.status.success());
     if !engine {
         eprintln!("skipped: fio has no nbd engine here");
         return;
@@ -219,7 +221,10 @@ fn fio_verifies_what_it_wrote() {
                 "--ioengine=nbd",
                 &uri,
                 &format!("--rw={pattern}"),
-                &format!("--bsrange={}", if block.contains('-') { block.to_owned() } else { format!("{block}-{block}") }),
+                &format!(
+                    "--bsrange={}",
+                    if block.contains('-') { block.to_owned() } else { format!("{block}-{block}") }
+                ),
                 "--blockalign=512",
                 "--iodepth=16",
                 "--size=24m",

@@ -1,4 +1,5 @@
 //! Misbehaving peers, by name: what each sends, and that it harms nobody but itself.
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod common;
 
@@ -68,7 +69,8 @@ fn who_breaks_the_protocol_is_closed_and_nothing_else_happens() {
         ("bad request magic", [option(option_type::EXPORT_NAME, b""), vec![9; REQUEST_BYTES]].concat()),
         (
             "a write that is too long to drain (fault 11)",
-            [&option(option_type::EXPORT_NAME, b"")[..], &request(command_type::WRITE, 0, DRAIN_BYTES_MAX + 1)].concat(),
+            [&option(option_type::EXPORT_NAME, b"")[..], &request(command_type::WRITE, 0, DRAIN_BYTES_MAX + 1)]
+                .concat(),
         ),
     ];
     for (what, bytes) in rows {
@@ -85,9 +87,9 @@ fn who_leaves_in_the_middle_leaves_nothing_behind() {
     let disc = tail.serve(1, 16 * MIB);
     disc.connect().write(0, b"whole");
     let go = option(option_type::EXPORT_NAME, b"");
-    let half_write = |length: u32| {
+    let half_write = |offset: u64, length: u32| {
         let mut bytes = go.clone();
-        bytes.extend_from_slice(&request(command_type::WRITE, 4 * MIB, length));
+        bytes.extend_from_slice(&request(command_type::WRITE, offset, length));
         bytes.extend(pattern(1, length as usize / 2));
         bytes
     };
@@ -95,8 +97,8 @@ fn who_leaves_in_the_middle_leaves_nothing_behind() {
         ("a connection without a word", vec![]),
         ("half a handshake", handshake(b"IHAVE")),
         ("a request header cut in the middle", [&go[..], &request(command_type::READ, 0, 1)[..9]].concat()),
-        ("half a small write (fault 4)", half_write(4096)),
-        ("half a large write (fault 4)", half_write(8 << 20)),
+        ("half a small write (fault 4)", half_write(MIB, 4096)),
+        ("half a large write (fault 4)", half_write(4 * MIB, 8 << 20)),
         ("a read of which the answer is not taken", [&go[..], &request(command_type::READ, 0, 16 << 20)].concat()),
         ("a flush and away", [&go[..], &request(command_type::FLUSH, 0, 0)].concat()),
     ];
@@ -107,7 +109,7 @@ fn who_leaves_in_the_middle_leaves_nothing_behind() {
         assert_serves(disc, &tail, what);
     }
     let mut peer = disc.connect();
-    assert_eq!(peer.read(4 * MIB, 4096), [0; 4096], "a small write that never came whole was not begun");
+    assert!(peer.read(MIB, 4096) == [0; 4096], "a small write that never came whole was not begun");
 }
 
 #[test]
@@ -162,7 +164,8 @@ struct SmallPool(tempfile::TempDir);
 impl SmallPool {
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(directory.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(directory.path()).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Self(directory)),
             other => {

@@ -20,7 +20,9 @@ fn what_is_written_is_read_back() {
     let mut peer = disc.connect();
     // Around the sizes of buffers, receive buffers and pieces, at odd offsets.
     for (seed, length) in
-        [1, 511, 512, 4096, 8192, 8193, 65_500, 65_536, 131_072, 131_073, 1 << 20, (1 << 20) + 1, 3 << 20].iter().enumerate()
+        [1, 511, 512, 4096, 8192, 8193, 65_500, 65_536, 131_072, 131_073, 1 << 20, (1 << 20) + 1, 3 << 20]
+            .iter()
+            .enumerate()
     {
         let (offset, bytes) = (seed as u64 * 4 * MIB + 7, pattern(seed as u64, *length));
         peer.write(offset, &bytes);

@@ -82,9 +82,7 @@ impl Transfer {
             (Command::Cache(_), _) => Some(Op::Prefetch { file, range: range.piece(0, PAYLOAD_BYTES_MAX.into()) }),
             (_, Method::Punch) => allocate(Allocate::Punch),
             (_, Method::Zero) => allocate(Allocate::Zero),
-            (_, Method::Write) => {
-                Some(Op::WriteZeroBytes { file, range: range.piece(self.done, ZEROES_BYTES as u64) })
-            }
+            (_, Method::Write) => Some(Op::WriteZeroBytes { file, range: range.piece(self.done, ZEROES_BYTES as u64) }),
         }
     }
 
@@ -96,12 +94,14 @@ impl Transfer {
         let length = self.range().map_or(0, ByteRange::length);
         match (op, result) {
             (_, Err(Errno(libc::EINTR | libc::EAGAIN))) => {}
-            (Op::Allocate { .. }, Err(Errno(libc::EOPNOTSUPP | libc::ENOSYS))) => match (self.request.command, self.method) {
-                // A trim is a hint.
-                (Command::Trim { .. }, _) => self.done = length,
-                (_, Method::Punch) => self.method = Method::Zero,
-                _ => self.method = Method::Write,
-            },
+            (Op::Allocate { .. }, Err(Errno(libc::EOPNOTSUPP | libc::ENOSYS))) => {
+                match (self.request.command, self.method) {
+                    // A trim is a hint.
+                    (Command::Trim { .. }, _) => self.done = length,
+                    (_, Method::Punch) => self.method = Method::Zero,
+                    _ => self.method = Method::Write,
+                }
+            }
             (Op::WriteZeroBytes { .. }, Ok(0)) => return Err(Errno(libc::EIO)),
             (Op::WriteZeroBytes { .. }, Ok(written)) => self.done += u64::from(written),
             (_, Ok(_)) => self.done = length,

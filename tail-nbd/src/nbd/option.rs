@@ -78,9 +78,7 @@ impl ClientOption {
                 Ok(Self::Export(Ask { name: name.ok_or(invalid)?.into(), kind: AskKind::ExportName }))
             }
             option_type::ABORT => Ok(Self::Abort),
-            option_type::LIST if data.is_empty() => {
-                Ok(Self::Export(Ask { name: String::new(), kind: AskKind::List }))
-            }
+            option_type::LIST if data.is_empty() => Ok(Self::Export(Ask { name: String::new(), kind: AskKind::List })),
             option_type::STRUCTURED_REPLY if data.is_empty() => Ok(Self::StructuredReply),
             option_type::LIST | option_type::STRUCTURED_REPLY => Err(invalid),
             option_type::GO | option_type::INFO => {

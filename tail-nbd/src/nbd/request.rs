@@ -180,11 +180,7 @@ impl Header {
 fn allowed_flags(command: u16, agreement: &Agreement) -> Option<u16> {
     let more = match command {
         command_type::READ if agreement.structured => command_flag::DF,
-        command_type::READ
-        | command_type::WRITE
-        | command_type::FLUSH
-        | command_type::TRIM
-        | command_type::CACHE => 0,
+        command_type::READ | command_type::WRITE | command_type::FLUSH | command_type::TRIM | command_type::CACHE => 0,
         command_type::WRITE_ZEROES => command_flag::NO_HOLE,
         command_type::BLOCK_STATUS => command_flag::REQ_ONE,
         _ => return None,
@@ -200,8 +196,7 @@ mod tests {
     const SIZE: u64 = 1 << 30;
 
     fn check(command: u16, flags: u16, offset: u64, length: u32) -> Checked {
-        let agreement =
-            Agreement { size: DiscSize::from_bytes(SIZE).unwrap(), structured: true, allocation: true };
+        let agreement = Agreement { size: DiscSize::from_bytes(SIZE).unwrap(), structured: true, allocation: true };
         Header { flags, command, cookie: 7, offset, length }.check(&agreement).unwrap()
     }
 

@@ -55,5 +55,9 @@ pub fn probe(ring: &IoUring) -> Result<String, ProbeError> {
         ("minimum wait", ring.params().is_feature_min_timeout()),
     ];
     let found: Vec<&str> = optional.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
-    Ok(format!("io_uring with all {} required operations; also found, not used yet: {}", REQUIRED.len(), found.join(", ")))
+    Ok(format!(
+        "io_uring with all {} required operations; also found, not used yet: {}",
+        REQUIRED.len(),
+        found.join(", ")
+    ))
 }

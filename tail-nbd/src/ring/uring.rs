@@ -44,6 +44,7 @@ pub struct Ring {
     uring: IoUring,
     flights: ManuallyDrop<Slots<Flight>>,
     /// Boxes that no operation uses now.
+    #[expect(clippy::vec_box, reason = "the kernel has a pointer to what is in the box")]
     wires: Vec<Box<Wire>>,
     zeroes: &'static [u8],
     receive: ReceiveBuffers,
@@ -143,7 +144,9 @@ impl Ring {
         match submitted {
             Ok(_) => Ok(()),
             // Out of time, a signal, or completions to be reaped first: all of them are a turn without news.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
+            {
                 Ok(())
             }
             Err(error) => Err(error),
@@ -287,10 +290,11 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
         Op::Transmit { socket, batch } => {
             let wire = flight.wire.as_mut().expect("a send has one");
             wire.list.clear();
-            wire.list.extend(batch.unsent().map(|bytes| libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            }));
+            wire.list.extend(
+                batch
+                    .unsent()
+                    .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }),
+            );
             wire.header.msg_iov = wire.list.as_mut_ptr();
             wire.header.msg_iovlen = wire.list.len();
             let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;

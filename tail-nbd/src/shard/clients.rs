@@ -7,8 +7,7 @@ use crate::connection::transfer::Transfer;
 use crate::connection::{Connection, State};
 use crate::disc::extents::{self, Run};
 use crate::limits::{
-    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES,
-    NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
+    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
@@ -332,4 +331,3 @@ fn configure(socket: &impl AsFd) -> rustix::io::Result<IpAddr> {
     let peer = SocketAddr::try_from(peer)?;
     Ok(peer.ip().to_canonical())
 }
-

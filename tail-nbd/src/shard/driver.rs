@@ -38,7 +38,14 @@ pub(super) fn spawn(
             Err(error) => return drop(sender.send(Err(error))),
         };
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
-            Driver { ring, shard: Shard::new(events, patience), mailbox, wake: Rc::new(wake), start: std::time::Instant::now() }.run();
+            Driver {
+                ring,
+                shard: Shard::new(events, patience),
+                mailbox,
+                wake: Rc::new(wake),
+                start: std::time::Instant::now(),
+            }
+            .run();
         }
     };
     let thread = std::thread::Builder::new().name(format!("shard{shard}")).spawn(run);

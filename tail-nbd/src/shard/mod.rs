@@ -29,6 +29,6 @@ mod transfers;
 
 pub use access::{Access, Grant, Refusal};
 pub use handle::{
-    ClientStatus, DiscCounters, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
-    StartError,
+    ClientStatus, DiscCounters, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus,
+    Shards, StartError,
 };

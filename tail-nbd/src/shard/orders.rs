@@ -66,7 +66,8 @@ impl Shard {
         }
         let size = checked_size(number, open.size_bytes)?;
         let address = open.listener.local_addr();
-        let address = address.map_err(|source| ShardError::Os { number, what: "the listener has no address", source })?;
+        let address =
+            address.map_err(|source| ShardError::Os { number, what: "the listener has no address", source })?;
         let disc = Disc {
             number,
             data: Rc::new(open.data.into()),
@@ -181,7 +182,8 @@ impl Shard {
                 }
                 let _ = reply.send(answer);
             }
-            // The accept in the kernel has a share of the listener, not of the data.
+            // Its completion comes back here.
+            State::Closing { .. } if disc.accepting => {}
             State::Closing { orphans: true, .. } if Rc::strong_count(&disc.data) > 1 => self.sweep_soon(),
             State::Closing { syncing: true, .. } => {}
             State::Closing { syncing, .. } if disc.barrier.failed().is_none() => {

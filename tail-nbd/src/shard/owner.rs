@@ -23,6 +23,7 @@ pub(super) struct Shard {
     pub(super) transfers: Slots<Transfer>,
     pub(super) pool: Pool,
     /// Batches that nobody uses now.
+    #[expect(clippy::vec_box, reason = "the box goes into the operation and comes back")]
     batches: Vec<Box<Batch>>,
     /// What the driver is to submit at the end of the turn.
     pub(super) outbox: VecDeque<(Owner, Op)>,
@@ -102,7 +103,11 @@ impl Shard {
             Owner::Receive(connection) => self.handle_received(connection, completion),
             Owner::Transmit(connection) => self.handle_transmitted(connection, completion),
             Owner::Transfer(transfer) => self.handle_transfer(transfer, completion),
-            Owner::Sync(disc) => self.handle_synced(disc, completion.result),
+            Owner::Sync(disc) => {
+                // Its share of the file is given up first: after the last sync the lock is promised to be free.
+                drop(completion.op);
+                self.handle_synced(disc, completion.result);
+            }
         }
     }
 

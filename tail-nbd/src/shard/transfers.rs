@@ -117,7 +117,8 @@ impl Shard {
     fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Command::Read { range, .. } = transfer.request.command else { unreachable!("a read") };
-        let (connection, cookie, offset) = (transfer.connection, transfer.request.cookie, range.offset() + transfer.done);
+        let (connection, cookie, offset) =
+            (transfer.connection, transfer.request.cookie, range.offset() + transfer.done);
         transfer.done += length as u64;
         let last = transfer.done == range.length();
         self.reply(connection, |batch, structured| {

@@ -1,5 +1,6 @@
 //! One disc in a temporary file, served on loopback by real shards, and what tests do to it.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
 use spine::id::DiscNumber;
 use std::fs::{File, OpenOptions};
@@ -178,6 +179,7 @@ impl Peer {
         loop {
             let reply = self.next().expect("an answer");
             error = error.max(reply.error());
+            let last = !matches!(reply, Reply::Chunk { done: false, .. });
             match reply {
                 Reply::Simple { data, .. } => return (error, data),
                 Reply::Chunk { kind: 1, data: chunk, .. } => {
@@ -188,7 +190,7 @@ impl Peer {
                 Reply::Chunk { kind: 5, data: chunk, .. } => data = chunk[4..].to_vec(),
                 _ => {}
             }
-            if self.client.in_flight_count() == 0 {
+            if last {
                 return (error, data);
             }
         }
@@ -240,7 +242,8 @@ pub fn has(program: &str) -> bool {
 
 /// Runs a program to its end, which must be a good one.
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let Output { status, stdout, stderr } = Command::new("timeout").arg("60").arg(program).args(arguments).output().unwrap();
+    let Output { status, stdout, stderr } =
+        Command::new("timeout").arg("60").arg(program).args(arguments).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{program} {arguments:?}: {status}\n{stdout}\n{stderr}");
     stdout.into_owned()

@@ -135,8 +135,11 @@ fn the_client_understands_the_server() {
             .collect();
         let (unsup, unknown, ack) = (option_reply::ERR_UNSUP, option_reply::ERR_UNKNOWN, option_reply::ACK);
         let (info, context) = (option_reply::INFO, option_reply::META_CONTEXT);
-        let wanted =
-            if structured { vec![unsup, ack, context, ack, unknown, info, info, ack] } else { vec![unsup, unknown, info, info, ack] };
+        let wanted = if structured {
+            vec![unsup, ack, context, ack, unknown, info, info, ack]
+        } else {
+            vec![unsup, unknown, info, info, ack]
+        };
         assert_eq!(option_types, wanted);
         let errors: Vec<u32> = replies[1 + wanted.len()..].iter().map(Reply::error).collect();
         assert_eq!(errors, [0, 0, Error::Enospc.code(), Error::Einval.code(), 0]);
