@@ -13,7 +13,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`ClientError`].
     pub fn definitions(&self) -> Result<Answer<Vec<Definition>>, ClientError> {
-        let what = "the definitions";
+        let what = "the list of definitions";
         typed(self.exchange(&Method::GET, &Path::new("definitions"), what, None, None)?, what)
     }
 
@@ -22,7 +22,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`ClientError`].
     pub fn accounts(&self) -> Result<Answer<Vec<Account>>, ClientError> {
-        self.get(&Path::new("accounts"), "the accounts")
+        self.get(&Path::new("accounts"), "the list of accounts")
     }
 
     /// One account with its groups, their VMs, discs and network cards.
@@ -211,7 +211,8 @@ impl Client {
     /// # Errors
     /// As every call: see [`ClientError`].
     pub fn admin_list(&self, collection: &'static str) -> Result<Answer<Vec<Value>>, ClientError> {
-        self.get(&Path::new("admin").segment(collection), &collection.replace('_', " "))
+        let what = format!("the list of {}", collection.replace('_', " "));
+        self.get(&Path::new("admin").segment(collection), &what)
     }
 
     /// One of them, by label or number. `noun` names it in errors.

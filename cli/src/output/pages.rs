@@ -151,24 +151,30 @@ pub fn keys(keys: &[&str]) -> Page {
 /// What there is to choose from: a row each for what is described; of the rest the names together.
 pub fn definitions(all: &[Definition], shown: &[&Definition]) -> Page {
     let text = |name: &Value| name.as_str().map_or_else(|| name.to_string(), str::to_owned);
-    let mut rows = Vec::new();
+    let (mut described, mut plain) = (Vec::new(), Vec::new());
     for definition in shown {
         let Value::Array(names) = &definition.data else { continue };
         let kind = definition.id.replace('_', " ");
         // `distributions` is described by `distribution_descriptions`.
         let described_by = format!("{}_descriptions", definition.id.trim_end_matches('s'));
         match all.iter().find(|other| other.id == described_by).map(|other| &other.data) {
-            Some(descriptions) => rows.extend(names.iter().map(|name| {
+            Some(descriptions) => described.extend(names.iter().map(|name| {
                 let description = descriptions.get(text(name)).and_then(Value::as_str).unwrap_or_default();
                 vec![kind.clone(), text(name), description.to_owned()]
             })),
-            None => {
-                let joined = names.iter().map(text).collect::<Vec<_>>().join(", ");
-                rows.push(vec![kind, joined, String::new()]);
-            }
+            None if names.is_empty() => {}
+            None => plain.push(vec![kind, names.iter().map(text).collect::<Vec<_>>().join(", ")]),
         }
     }
-    list(["kind", "name", "description"], rows, "There is nothing to choose from.".to_owned())
+    let none = || "There is nothing to choose from.".to_owned();
+    let mut pages = Vec::new();
+    if !described.is_empty() || plain.is_empty() {
+        pages.push(list(["kind", "name", "description"], described, none()));
+    }
+    if !plain.is_empty() {
+        pages.push(list(["kind", "names"], plain, none()));
+    }
+    Page::Several(pages)
 }
 
 fn list<const N: usize>(headers: [&'static str; N], rows: Vec<Vec<String>>, none: String) -> Page {

@@ -15,10 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long one question may stay open. The brain allows 60 s; progress is only seen between two.
+/// How long one question may stay open. The brain allows 60 s; news are only seen between two.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
-/// The least time between two questions, for a brain that answers at once.
+/// The least time between two questions, for a brain that answers at once; and how long one stays
+/// open at first, when there is news every second.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long that is so.
+const AT_FIRST: Duration = Duration::from_secs(15);
 /// The longest time between two attempts to reach a brain that is away.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -72,7 +75,8 @@ impl Patience {
         let result = loop {
             let asked = Instant::now();
             let left = self.time_max.saturating_sub(started.elapsed());
-            match question(QUESTION_TIME.min(left).max(PAUSE), started.elapsed()) {
+            let time = if started.elapsed() < AT_FIRST { PAUSE } else { QUESTION_TIME.min(left).max(PAUSE) };
+            match question(time, started.elapsed()) {
                 Ok(Verdict::Reached) => break Ok(()),
                 Ok(Verdict::Failed(reason)) => break Err(Error::Failed(format!("{}: {reason}", self.name))),
                 Ok(Verdict::NotYet { text, percent }) => {

@@ -14,7 +14,7 @@ pub fn get_vm() -> String {
 /// `GET` of the VM as waiting asks for it.
 pub fn wait_vm(until: &str) -> String {
     let until = if until == "running" { "running%2Cfailed" } else { until };
-    format!("GET {VM}?wait=5s&until={until}")
+    format!("GET {VM}?wait=…&until={until}")
 }
 
 pub fn disc(id: u64, label: &str, grade: &str, size: u64) -> Value {

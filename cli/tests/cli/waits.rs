@@ -82,7 +82,7 @@ fn a_failure_ends_the_waiting_with_its_reason() {
 #[test]
 fn c12_patience_ends_and_the_last_news_are_said() {
     let brain = creating();
-    brain.on(&format!("GET {VM}?wait=1s&until=running%2Cfailed"), [imaging(40)]);
+    brain.on(&wait_vm("running"), [imaging(40)]);
     let run = Bigv::new(&brain).run("vm new web1 --vm-distribution tiny --wait-max 1");
     assert_eq!(run.code, 11, "{run:?}");
     for part in ["imaging: writing tiny", "still being made", "bigv vm show web1.default.acme"] {
