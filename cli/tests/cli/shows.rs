@@ -109,10 +109,10 @@ fn discs_are_made_resized_and_destroyed() {
     assert_eq!(body("disk-new --vm-name web1 --disc-grade ssd --disc-size 10"), made);
     assert_eq!(body("disc new web1 10 --disc-grade ssd"), made);
     assert_eq!(body("disc new web1 500M --disc-label data"), json!({"label":"data","storage_grade":"sata","size":500}));
-    assert_eq!(body("disc resize web1 disc-2 +1GB"), json!({"size":3584}));
-    assert_eq!(body("disc resize web1 disc-2 3GB"), json!({"size":3072}));
-    assert_eq!(body("disc resize --vm-name web1 disc-2 --disc-size 3GB"), json!({"size":3072}));
-    assert_eq!(body("disc resize web1 disc-2 1GB --force"), json!({"force":true,"size":1024}));
+    assert_eq!(body("disc resize web1 disc-2 +1GB --no-wait"), json!({"size":3584}));
+    assert_eq!(body("disc resize web1 disc-2 3GB --no-wait"), json!({"size":3072}));
+    assert_eq!(body("disc resize --vm-name web1 disc-2 --disc-size 3GB --no-wait"), json!({"size":3072}));
+    assert_eq!(body("disc resize web1 disc-2 1GB --force --no-wait"), json!({"force":true,"size":1024}));
     let run = bigv.run("disc resize web1 disc-2 1GB");
     assert_eq!(run.code, 7, "{run:?}");
     assert!(run.stderr.contains("loses what is behind the new end"), "{run:?}");
