@@ -351,6 +351,17 @@ note = "RAID10"
     }
 
     #[test]
+    fn the_example_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = include_str!("../example.toml").replace("/srv/", &format!("{}/", folder.path().display()));
+        for name in ["images", "sata1", "ssd1"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let config = Config::parse(Path::new("example.toml"), &text).unwrap();
+        assert_eq!(config.pools.len(), 2);
+    }
+
+    #[test]
     fn refusals_name_file_line_and_field() {
         let cases: [(&str, &str, &[&str]); 14] = [
             ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),

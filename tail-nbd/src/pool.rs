@@ -20,7 +20,7 @@ use thiserror::Error;
 
 /// Filesystems on which overwriting a block needs a new one, so that a sidecar there could not be
 /// written when the pool is full: btrfs, bcachefs, ZFS (linux/magic.h; ZFS's own source).
-const COPY_ON_WRITE: [i64; 3] = [0x9123_683e, 0xca45_1a4e_u32 as i64, 0x2fc1_2fc1];
+const COPY_ON_WRITE: [i64; 3] = [0x9123_683e, 0xca45_1a4e, 0x2fc1_2fc1];
 
 /// A pool that was there at start.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ impl Pool {
             path: sidecar_dir.clone(),
             source: errno.into(),
         })?;
-        if COPY_ON_WRITE.contains(&i64::from(kind.f_type)) {
+        if COPY_ON_WRITE.contains(&kind.f_type) {
             return Err(PoolError::CopyOnWrite { pool: config.name.clone(), path: sidecar_dir });
         }
         let PoolConfig { name, grade, note, .. } = config.clone();
@@ -158,7 +158,9 @@ impl Pool {
                         tracing::warn!(pool = %self.name, disc = %number, path = %path.display(), "deleting a half-made file");
                         fs::remove_file(&path).map_err(error)?;
                     }
-                    None => tracing::warn!(pool = %self.name, path = %path.display(), "not a file of a disc; left alone"),
+                    None => {
+                        tracing::warn!(pool = %self.name, path = %path.display(), "not a file of a disc; left alone")
+                    }
                 }
             }
         }

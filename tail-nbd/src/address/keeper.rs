@@ -1,12 +1,12 @@
 //! The thread that keeps the discs' addresses on the storage interface. Adding thousands takes seconds
 //! in the kernel, so nothing else waits for it.
 
-use crate::describe::describe;
 use super::{
     announce::Announcements,
     netlink::{self, Interface, Netlink, NetlinkError},
     plan,
 };
+use crate::describe::describe;
 use spine::{address::StoragePrefix, id::DiscNumber};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -129,7 +129,11 @@ impl Keeper {
         loop {
             if Instant::now() >= look_at {
                 if let Err(error) = self.look(&mut netlink).await {
-                    tracing::error!(interface = self.config.interface, error = describe(&error), "the discs' addresses cannot be kept");
+                    tracing::error!(
+                        interface = self.config.interface,
+                        error = describe(&error),
+                        "the discs' addresses cannot be kept"
+                    );
                     self.all_in_trouble(&describe(&error));
                     (netlink, self.interface) = (None, None);
                 }

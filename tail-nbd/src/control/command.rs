@@ -110,7 +110,10 @@ mod tests {
         let order = parse("create", json!({"size": 512, "storage_pool": "sata1", "generation": 1})).unwrap();
         assert_eq!(order.number(), DiscNumber(7));
         assert!(matches!(parse("update", json!({"size": 1024})), Ok(Order::Update(..))));
-        assert!(matches!(parse("remove", json!({"generation": 3, "reason": "…"})), Ok(Order::Remove(_, Generation(3)))));
+        assert!(matches!(
+            parse("remove", json!({"generation": 3, "reason": "…"})),
+            Ok(Order::Remove(_, Generation(3)))
+        ));
     }
 
     #[test]

@@ -78,8 +78,7 @@ impl Session {
         let poke = Arc::new(Notify::new());
         let mut background = JoinSet::new();
         background.spawn(facts::keep_looking(self.store.clone(), poke.clone(), sender));
-        let mut talk =
-            Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None };
+        let mut talk = Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None };
         while !*stop.borrow() {
             talk.turn(&mut stop, &mut background).await;
         }
@@ -145,7 +144,9 @@ impl Talk {
             let kept = tokio::task::spawn_blocking(move || seen.store(&state_dir)).await;
             match kept {
                 Ok(Ok(())) => self.session.seen = seen,
-                Ok(Err(error)) => return tracing::error!(error = describe(&error), "the brain's epoch could not be kept"),
+                Ok(Err(error)) => {
+                    return tracing::error!(error = describe(&error), "the brain's epoch could not be kept");
+                }
                 Err(error) => return tracing::error!(%error, "keeping the brain's epoch panicked"),
             }
         }

@@ -73,6 +73,8 @@ pub struct Disc {
     pub report: DiscReport,
     /// Addresses of the clients that are let in, one for each connection.
     pub clients: Vec<IpAddr>,
+    /// Their requests that are being worked on.
+    pub requests_in_flight_count: u64,
     /// What it has done since it was opened.
     pub counters: Counters,
 }
@@ -138,11 +140,15 @@ impl Source {
             let attached = |served: &DiscStatus| {
                 served.clients.iter().filter(|client| client.attached).map(|client| client.peer).collect()
             };
+            let in_flight = |served: &DiscStatus| {
+                served.clients.iter().map(|client| u64::from(client.requests_in_flight_count)).sum()
+            };
             Disc {
                 number: name.number,
                 grade: name.grade,
                 report,
                 clients: served.map(attached).unwrap_or_default(),
+                requests_in_flight_count: served.map_or(0, in_flight),
                 counters: served.map(Counters::of).unwrap_or_default(),
             }
         });

@@ -97,7 +97,7 @@ fn bytes(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     let power = ((bytes.ilog2() / 10) as usize).min(UNITS.len());
-    let tenths = u128::from(bytes) * 10 >> (10 * power);
+    let tenths = (u128::from(bytes) * 10) >> (10 * power);
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power - 1])
 }
 
@@ -141,6 +141,7 @@ mod tests {
                 grade: "sata".parse().unwrap(),
                 report: serde_json::from_value(report).unwrap(),
                 clients: vec!["fd00:b16:0:2::11".parse().unwrap(); 2],
+                requests_in_flight_count: 0,
                 counters: Counters::default(),
             }],
             shards: vec![Shard { discs_count: 1, clients_count: 2, turns_count: 9, waiting_count: 0 }],

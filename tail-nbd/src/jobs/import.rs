@@ -117,7 +117,9 @@ impl Import {
         let target = tokio_uring::fs::File::from_std(data);
         let mut buffer = vec![0u8; PIECE_BYTES];
         let (mut at, mut copied) = (0, 0u64);
-        while let Some((start, end)) = next_extent(&image.file, at, image.size_bytes).map_err(failed(reading.clone()))? {
+        while let Some((start, end)) =
+            next_extent(&image.file, at, image.size_bytes).map_err(failed(reading.clone()))?
+        {
             at = start;
             while at < end {
                 if asked_to_end() {

@@ -88,8 +88,8 @@ impl Sidecar {
         let file = options.open(path).map_err(io_error("open"))?;
         let mut bytes = Vec::with_capacity(SIDECAR_BYTES);
         (&file).take(SIDECAR_BYTES as u64).read_to_end(&mut bytes).map_err(io_error("read"))?;
-        let current = slots::decode(&bytes)
-            .map_err(|source| SidecarError::Unreadable { path: path.to_owned(), source })?;
+        let current =
+            slots::decode(&bytes).map_err(|source| SidecarError::Unreadable { path: path.to_owned(), source })?;
         if let Some(damage) = &current.other {
             tracing::warn!(path = %path.display(), %damage, "half of a sidecar is damaged; the other half is used");
         }
@@ -117,9 +117,11 @@ impl Sidecar {
             .map_err(|source| SidecarError::TooLong { path: self.path.clone(), source })?;
         self.sequence = sequence;
         let slot = self.slot.other();
-        self.file
-            .write_all_at(&bytes, slot.offset() as u64)
-            .map_err(|source| SidecarError::Io { verb: "write", path: self.path.clone(), source })?;
+        self.file.write_all_at(&bytes, slot.offset() as u64).map_err(|source| SidecarError::Io {
+            verb: "write",
+            path: self.path.clone(),
+            source,
+        })?;
         self.slot = slot;
         self.record = record;
         Ok(())

@@ -176,9 +176,7 @@ pub fn decode(bytes: &[u8]) -> Result<Current, SlotsError> {
     match (decode_slot(half(Slot::First)), decode_slot(half(Slot::Second))) {
         (Err(SlotError::Format(format)), _) | (_, Err(SlotError::Format(format))) => Err(SlotsError::Newer(format)),
         (Err(first), Err(second)) => Err(SlotsError::Both { first, second }),
-        (Ok((record, sequence)), Err(other)) => {
-            Ok(Current { record, slot: Slot::First, sequence, other: Some(other) })
-        }
+        (Ok((record, sequence)), Err(other)) => Ok(Current { record, slot: Slot::First, sequence, other: Some(other) }),
         (Err(other), Ok((record, sequence))) => {
             Ok(Current { record, slot: Slot::Second, sequence, other: Some(other) })
         }

@@ -152,7 +152,8 @@ fn checked_size(name: &DiscName, size_bytes: u64) -> Result<u64, Refusal> {
         let reason = "no disc may be larger";
         return Err(Refusal::TooBig { what: format!("disc {name}"), size_bytes, largest_bytes, reason });
     }
-    let bad = |reason: &str| Refusal::BadValue { attribute: "size", reason: format!("{size_bytes} will not do: {reason}") };
+    let bad =
+        |reason: &str| Refusal::BadValue { attribute: "size", reason: format!("{size_bytes} will not do: {reason}") };
     check_size(size_bytes).map_err(bad)?;
     Ok(size_bytes)
 }
@@ -198,7 +199,8 @@ fn check_extra(extra: &Attributes) -> Result<(), Refusal> {
     }
     let length = serde_json::to_string(extra).map_or(usize::MAX, |text| text.len());
     if length > EXTRA_BYTES_MAX {
-        let reason = format!("attributes that this tail does not know take {length} bytes, more than {EXTRA_BYTES_MAX}");
+        let reason =
+            format!("attributes that this tail does not know take {length} bytes, more than {EXTRA_BYTES_MAX}");
         return Err(Refusal::BadValue { attribute: "extra", reason });
     }
     Ok(())
@@ -298,10 +300,8 @@ mod tests {
         longest.size_bytes = DISC_BYTES_MAX;
         let address: IpAddr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
         longest.extra.insert("note".into(), "x".repeat(EXTRA_BYTES_MAX - 11).into());
-        let attachments = (0..ATTACHMENTS_MAX).map(|n| Attachment {
-            head: address,
-            key: spine::secret::Secret::new(n.to_string()),
-        });
+        let attachments =
+            (0..ATTACHMENTS_MAX).map(|n| Attachment { head: address, key: spine::secret::Secret::new(n.to_string()) });
         let attachments: Vec<_> = attachments.collect();
         longest.access = RecordedAccess::Attachments(checked_attachments(&attachments).unwrap());
         check_extra(&longest.extra).unwrap();

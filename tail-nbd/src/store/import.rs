@@ -27,10 +27,9 @@ const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 pub async fn open_image(images_dir: &Path, name: &ImageName, record: &Record) -> Result<Image, Refusal> {
     let path = images_dir.join(format!("{name}.raw"));
     let opened = tokio::task::spawn_blocking(move || Image::open(&path)).await;
-    let image = opened.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| Refusal::NoSuchImage {
-        image: name.clone(),
-        reason: error.to_string(),
-    })?;
+    let image = opened
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(|error| Refusal::NoSuchImage { image: name.clone(), reason: error.to_string() })?;
     if image.size_bytes() > record.size_bytes {
         return Err(Refusal::TooBig {
             what: format!("the image {name}"),
@@ -52,10 +51,10 @@ impl Store {
         image: Image,
     ) -> Result<(), Refusal> {
         let failed = |what| move |source| Refusal::Io { name: disc.name.clone(), what, source };
-        let data = held.data.as_ref().ok_or_else(|| Refusal::Unusable {
-            name: disc.name.clone(),
-            reason: "its data is not open".to_owned(),
-        })?;
+        let data = held
+            .data
+            .as_ref()
+            .ok_or_else(|| Refusal::Unusable { name: disc.name.clone(), reason: "its data is not open".to_owned() })?;
         let size_bytes = held.record().size_bytes;
         let emptied = data.try_clone().map_err(failed("duplicate the descriptor of its data"))?;
         let emptied = tokio::task::spawn_blocking(move || {

@@ -44,8 +44,8 @@ pub mod start;
 pub mod update;
 
 use crate::{
-    describe::describe,
     address::Addresses,
+    describe::describe,
     jobs::Jobs,
     pool::Pool,
     shard::{ShardEvent, Shards},
@@ -63,6 +63,7 @@ use std::{
     net::Ipv6Addr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Notify, OwnedMutexGuard},
@@ -199,7 +200,8 @@ impl Store {
         }
     }
 
-    /// Ends imports and closes all discs; addresses stay. Nobody else may hold the store any more.
+    /// Ends imports and closes all discs; addresses stay. Nobody else may hold the store any more, but for
+    /// what is about to end.
     pub async fn stop(self: Arc<Self>) {
         let jobs = self.clone();
         if tokio::task::spawn_blocking(move || jobs.parts.jobs.stop()).await.is_err() {
@@ -207,6 +209,11 @@ impl Store {
         }
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         while tasks.join_next().await.is_some() {}
+        // A look at the pools cannot be cut short, and ends soon unless a filesystem hangs.
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(STOP_PAUSE).await;
+        }
         match Arc::into_inner(self) {
             Some(store) => store.parts.shards.stop().await,
             None => tracing::error!("somebody still uses the store: the shards are left to the end of the process"),
@@ -275,7 +282,9 @@ impl Store {
         }
         held.panics_count += 1;
         held.phase = if held.panics_count > PANICS_MAX {
-            Phase::Failed(format!("the tail panicked {PANICS_MAX} times while serving it, the last time with: {message}"))
+            Phase::Failed(format!(
+                "the tail panicked {PANICS_MAX} times while serving it, the last time with: {message}"
+            ))
         } else {
             match self.serve(&held).await {
                 Ok(()) => Phase::Serving,
@@ -291,6 +300,10 @@ impl Store {
         Some((disc, held))
     }
 }
+
+/// How long a stop waits for what still looks at the discs.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+const STOP_PAUSE: Duration = Duration::from_millis(10);
 
 /// Panics after which a disc is no longer opened again, so that a client cannot keep a tail busy with
 /// them.

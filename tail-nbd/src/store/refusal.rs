@@ -1,11 +1,6 @@
 //! Why an order about a disc was not carried out.
 
-use crate::{
-    describe::describe,
-    pool::PoolError,
-    shard::ShardError,
-    sidecar::SidecarError,
-};
+use crate::{describe::describe, pool::PoolError, shard::ShardError, sidecar::SidecarError};
 use rustix::io::Errno;
 use spine::{
     id::{AttachmentsVersion, DiscName, Generation, Grade, ImageName, PoolName},
@@ -157,7 +152,9 @@ impl Refusal {
             Self::StaleGeneration { .. } => "stale-generation",
             Self::StaleAttachments { .. } => "stale-attachments",
             Self::WouldLoseData { .. } => "would-lose-data",
-            Self::BadValue { .. } | Self::WrongGrade { .. } | Self::Sidecar(SidecarError::TooLong { .. }) => "bad-value",
+            Self::BadValue { .. } | Self::WrongGrade { .. } | Self::Sidecar(SidecarError::TooLong { .. }) => {
+                "bad-value"
+            }
             Self::Busy { .. } | Self::Shard(ShardError::Busy(_)) => "busy",
             Self::Unusable { .. } | Self::Io { .. } | Self::Sidecar(_) | Self::Shard(_) | Self::Pool(_) => "io-error",
         }

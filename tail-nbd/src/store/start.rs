@@ -213,10 +213,10 @@ impl Store {
     pub(super) async fn serve(&self, held: &Held) -> Result<(), Refusal> {
         let record = held.record();
         let failed = |what| move |source| Refusal::Io { name: record.name(), what, source };
-        let data = held.data.as_ref().ok_or_else(|| Refusal::Unusable {
-            name: record.name(),
-            reason: "its data is not open".to_owned(),
-        })?;
+        let data = held
+            .data
+            .as_ref()
+            .ok_or_else(|| Refusal::Unusable { name: record.name(), reason: "its data is not open".to_owned() })?;
         let disc = OpenDisc {
             number: record.number,
             data: data.try_clone().map_err(failed("duplicate the descriptor of its data"))?,

@@ -118,10 +118,10 @@ fn record_change(held: &mut Held, pool: &Pool, new: Record, force: bool) -> Resu
         move |source| Refusal::Io { name, what, source }
     };
     if new.size_bytes != old.size_bytes {
-        let data = held.data.as_ref().ok_or_else(|| Refusal::Unusable {
-            name: new.name(),
-            reason: "its data is not open".to_owned(),
-        })?;
+        let data = held
+            .data
+            .as_ref()
+            .ok_or_else(|| Refusal::Unusable { name: new.name(), reason: "its data is not open".to_owned() })?;
         if new.size_bytes > old.size_bytes {
             check_size_in(&new, pool.space().map_err(failed("ask how full its pool is"))?.size_bytes)?;
             data.set_len(new.size_bytes)

@@ -77,15 +77,19 @@ impl Brain {
 
     /// Sends a command and waits for its answer.
     pub async fn order(&mut self, command: Command) -> Answer {
-        let wanted = self.link.as_mut().unwrap().command(command);
-        loop {
-            let said = timeout(DEADLINE, self.link.as_mut().unwrap().next()).await.expect("the tail answers");
-            match self.apply(said) {
-                Some(NodeSaid::Answered { tag, answer }) if tag == wanted => return answer,
-                Some(other) => panic!("{other:?} instead of an answer"),
-                None => {}
+        let wanted = self.link.as_mut().unwrap().command(command.clone());
+        let answered = async {
+            loop {
+                let said = self.link.as_mut().unwrap().next().await;
+                match self.apply(said) {
+                    Some(NodeSaid::Answered { tag, answer }) if tag == wanted => return answer,
+                    Some(other) => panic!("{other:?} instead of an answer"),
+                    None => {}
+                }
             }
-        }
+        };
+        // The whole wait, for the tail says other things every few seconds.
+        timeout(DEADLINE, answered).await.unwrap_or_else(|_| panic!("no answer to {command:?}"))
     }
 
     /// `create NAME value`.
