@@ -61,6 +61,9 @@ pub struct Config {
     /// Whether anyone may make themselves a user and an account without logging in.
     #[serde(default)]
     pub signup: bool,
+    /// Addresses of reverse proxies in front of the API, whose `X-Forwarded-For` is believed.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// A network that guests are on.

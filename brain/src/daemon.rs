@@ -23,7 +23,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tracing::{error, info};
+use tracing::info;
 
 /// How long requests that are being answered may still take at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -147,16 +147,14 @@ fn serve_http(listeners: Vec<TcpListener>, state: AppState, stopping: &watch::Re
     let router = http::router(state);
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        let service = router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        let router = router.clone();
         let mut stopping = stopping.clone();
         tasks.spawn(async move {
             let stop = async move {
                 // An error means that the sender is gone: the process is ending.
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop).await {
-                error!(%error, "the API's listener ended");
-            }
+            http::serve::serve(listener, router, stop).await;
         });
     }
     tasks

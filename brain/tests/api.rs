@@ -101,6 +101,16 @@ async fn machines_live_and_go_in_the_shapes_of_the_api() {
     let after = alice.get(&vm).await.with(200);
     assert_eq!((&after["power_on"], &after["autoreboot_on"]), (&json!(true), &json!(false)));
 
+    // A restart of what does not run is a start.
+    alice.put(&vm, json!({"autoreboot_on": false, "power_on": false})).await.with(200);
+    let restarted = alice.put(&vm, json!({"autoreboot_on": true, "power_on": false})).await.with(200);
+    assert_eq!(restarted["power_on"], true);
+    alice.run(id).await;
+    let restarted = alice.put(&vm, json!({"autoreboot_on": true, "power_on": false})).await.with(200);
+    assert_eq!(restarted["power_on"], false, "it is on again once it has stopped");
+    alice.end_run(id).await;
+    assert_eq!(alice.get(&vm).await.with(200)["power_on"], true);
+
     // Deleted, brought back, purged.
     alice.delete(&format!("{vm}?purge=False")).await.with(204);
     alice.get(&vm).await.with(404);

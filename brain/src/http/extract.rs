@@ -34,7 +34,7 @@ impl FromRequestParts<Api> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Fault> {
         let credentials = credentials(&parts.headers).ok_or(AuthError::Missing)?;
-        Ok(api.service.gate.enter(&credentials, peer(parts)).await?)
+        Ok(api.service.gate.enter(&credentials, peer(parts, api)).await?)
     }
 }
 
@@ -58,13 +58,28 @@ pub struct Peer(pub Option<IpAddr>);
 impl FromRequestParts<Api> for Peer {
     type Rejection = Fault;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Fault> {
-        Ok(Self(peer(parts)))
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Fault> {
+        Ok(Self(peer(parts, api)))
     }
 }
 
-fn peer(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
+/// Whoever is connected; behind a proxy that the configuration trusts, whom that names.
+fn peer(parts: &Parts, api: &Api) -> Option<IpAddr> {
+    let ConnectInfo(address) = parts.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    let proxies = &api.service.config.trusted_proxies;
+    Some(client_address(address.ip().to_canonical(), proxies, &parts.headers))
+}
+
+/// The last address of `X-Forwarded-For` that is not a trusted proxy's: what is before it was said
+/// by the client, who may say anything.
+fn client_address(peer: IpAddr, proxies: &[IpAddr], headers: &HeaderMap) -> IpAddr {
+    if !proxies.contains(&peer) {
+        return peer;
+    }
+    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let read = named.iter().rev().map_while(|text| text.parse::<IpAddr>().ok());
+    read.map(|address| address.to_canonical()).find(|address| !proxies.contains(address)).unwrap_or(peer)
 }
 
 fn credentials(headers: &HeaderMap) -> Option<Credentials> {
@@ -270,6 +285,23 @@ mod tests {
             assert!(!is_json(&with(bad)), "{bad}");
         }
         assert!(!is_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_client() {
+        let proxy: IpAddr = "127.0.0.1".parse().unwrap();
+        let from = |peer: &str, forwarded: &str| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-forwarded-for"),
+                HeaderValue::from_str(forwarded).unwrap(),
+            )]);
+            client_address(peer.parse().unwrap(), &[proxy], &headers).to_string()
+        };
+        assert_eq!(from("127.0.0.1", "192.0.2.1"), "192.0.2.1");
+        assert_eq!(from("127.0.0.1", "10.0.0.1, 192.0.2.1, 127.0.0.1"), "192.0.2.1", "a client says what it likes");
+        assert_eq!(from("127.0.0.1", "192.0.2.1, nonsense"), "127.0.0.1");
+        assert_eq!(from("198.51.100.1", "192.0.2.1"), "198.51.100.1");
+        assert_eq!(client_address(proxy, &[proxy], &HeaderMap::new()), proxy);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * [`v1`]: the handlers, by what they are about; the router below is the table of them.
 //! * [`extract`], [`fields`]: what a request says: caller, path, query, body. [`query`] reads the latter two.
 //! * [`shape`]: what an answer looks like. [`fault`]: what an error looks like. [`guard`]: around every request.
+//! * [`serve`]: connections: how many, and for how long.
 //!
 //! Invariants: a body is read only from an object of bounded size and depth; every answer is JSON with the bare
 //! content type `application/json` (but a session's token, which is plain text); the codes are 200, 202, 204, 400,
@@ -20,6 +21,7 @@ pub mod fault;
 pub mod fields;
 mod guard;
 pub mod query;
+pub mod serve;
 pub mod shape;
 pub mod v1;
 
@@ -59,8 +61,8 @@ pub struct Api {
     pub(crate) waiting: Arc<Semaphore>,
 }
 
-/// The whole API. Serve it with `into_make_service_with_connect_info::<SocketAddr>()`: the peer's address counts for
-/// privileges that are limited to networks.
+/// The whole API, for [`serve::serve`], which adds the peer's address: it counts for privileges that are limited to
+/// networks, and for slowing down who guesses passwords.
 pub fn router(state: AppState) -> Router {
     let AppState { store, poke, registry, config } = state;
     let gate = Gate::new(store.clone());

@@ -142,7 +142,11 @@ async fn insert_vm(
         status_state,
         status_reason,
     };
-    virtual_machines::insert(tx, &row).await.map_err(taken("virtual_machines_name", "name"))
+    virtual_machines::insert(tx, &row).await.map_err(|error| match error.constraint() {
+        // The group was deleted meanwhile.
+        Some("virtual_machines_group_id_fkey") => ServiceError::NotFound,
+        _ => taken("virtual_machines_name", "name")(error),
+    })
 }
 
 async fn insert_discs(

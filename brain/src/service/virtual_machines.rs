@@ -149,7 +149,7 @@ pub async fn change(
     let tx = client.transaction().await?;
     let filter = filter.clone().with_deleted();
     let mut vm = locked(&tx, caller, &filter, Action::ChangeVm).await?;
-    let change = change.without_unchanged(&vm);
+    let change = change.meant(&vm).without_unchanged(&vm);
     if change.concerns_group() {
         permit(caller, Action::ManageVms, vm.place())?;
     }

@@ -219,7 +219,7 @@ pub struct NewVm {
     /// Whether it is started again when it stops; true when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoreboot_on: Option<bool>,
-    /// Whether it is started; true when left out.
+    /// Whether it is started; as `autoreboot_on` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_on: Option<bool>,
     /// The virtual hardware.
