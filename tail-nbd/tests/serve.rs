@@ -11,7 +11,7 @@ use tail_nbd::limits::{PAYLOAD_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use tail_nbd::nbd::client::Reply;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{Error, command_flag, command_type, option_reply, option_type};
-use tail_nbd::shard::{Access, OpenDisc, ShardError};
+use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError};
 
 #[test]
 fn what_is_written_is_read_back() {
@@ -274,6 +274,37 @@ fn rule15_after_a_resize_the_listener_is_the_same_and_the_size_is_new() {
     let refused = tail.runtime.block_on(tail.shards().resize(disc.number, u64::MAX));
     assert!(matches!(refused, Err(ShardError::Os { .. })));
     assert_eq!(peer.read(0, 6), b"before", "a refused resize closes nobody");
+}
+
+#[test]
+fn rule15_who_comes_back_during_a_resize_is_told_the_new_size() {
+    let patience = Patience { drain_seconds: 2, ..Patience::default() };
+    let tail = Tail::start_with(1, patience);
+    let disc = tail.serve(1, 64 * MIB);
+    // This one takes no replies, so the resize waits for its deadline.
+    let mut slow = disc.connect();
+    let header = Header { flags: 0, command: command_type::READ, cookie: 1, offset: 0, length: PAYLOAD_BYTES_MAX };
+    slow.send(header, &[]);
+    tail.wait_for(disc.number, "it is being worked on", |s| s.clients[0].requests_in_flight_count == 1);
+    // And this one is in the middle of a write of several pieces.
+    let mut writer = disc.connect();
+    let header = Header { flags: 0, command: command_type::WRITE, cookie: 2, offset: 0, length: 4 << 20 };
+    writer.send(header, &pattern(1, 2 << 20));
+    tail.wait_for(disc.number, "both are at work", |s| {
+        s.clients.iter().filter(|c| c.requests_in_flight_count == 1).count() == 2
+    });
+    let resized = tail.runtime.block_on(async {
+        let resize = tail.shards().resize(disc.number, 65 * MIB);
+        let late = tokio::task::spawn_blocking(move || {
+            assert!(writer.is_closed(), "a write that did not come whole has no answer, not even an error");
+            disc.connect().write(65 * MIB - 1, b"x");
+        });
+        let (resized, late) = tokio::join!(resize, late);
+        late.unwrap();
+        resized
+    });
+    resized.unwrap();
+    assert_eq!(tail.status(disc.number).counters.errors_count, 0);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Connection {
     pub state: State,
     /// Bytes that are received and not looked at.
     pub input: Option<Input>,
+    /// The export it asks for, while the decision has to wait.
+    pub asked: Option<String>,
     /// A request that waits for a buffer.
     pub pending: Option<Request>,
     /// A write whose payload is arriving.
@@ -90,6 +92,7 @@ impl Connection {
             server,
             state: State::Open,
             input: None,
+            asked: None,
             pending: None,
             landing: None,
             receiving: false,

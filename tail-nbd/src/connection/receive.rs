@@ -68,6 +68,11 @@ impl Connection {
         self.in_flight_count < REQUESTS_IN_FLIGHT_MAX && !self.filling.as_ref().is_some_and(|batch| batch.is_full())
     }
 
+    /// True when what has been received already waits for something.
+    pub fn is_waiting(&self) -> bool {
+        self.pending.is_some() || self.asked.is_some()
+    }
+
     /// Copies what has arrived of the payload behind the request into its buffer. True when the piece is whole.
     pub fn land_input(&mut self) -> bool {
         let Some(landing) = &mut self.landing else { return false };
@@ -87,7 +92,7 @@ impl Connection {
 
     /// The receive that is to be started now, if any. To receive nothing is the back-pressure.
     pub fn next_receive(&mut self) -> Option<Op> {
-        if self.state != State::Open || self.receiving || self.input.is_some() || self.pending.is_some() {
+        if self.state != State::Open || self.receiving || self.input.is_some() || self.is_waiting() {
             return None;
         }
         let (socket, has_room) = (Rc::clone(&self.socket), self.has_room());

@@ -25,6 +25,8 @@ pub struct Transfer {
     pub writes_count: u32,
     /// Payload of the write is still to come.
     pub landing: bool,
+    /// It gets no answer: the client is gone, or the rest of a write's payload will not come.
+    pub abandoned: bool,
     /// What went wrong first.
     pub error: Option<Error>,
     method: Method,
@@ -46,7 +48,7 @@ impl Transfer {
             _ => Method::Punch,
         };
         let landing = matches!(request.command, Command::Write { .. });
-        Self { connection, disc, request, done: 0, writes_count: 0, landing, error: None, method }
+        Self { connection, disc, request, done: 0, writes_count: 0, landing, abandoned: false, error: None, method }
     }
 
     /// The bytes of the disc that it is about.

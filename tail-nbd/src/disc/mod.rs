@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Serving ──resize──▶ Resizing ──last client gone, length set──▶ Serving
-//!      │                                        (the listener accepts on, and the new size is what is told)
+//!      │                                        (the listener accepts on; who asks meanwhile is told the new size)
 //!      ├──close──▶ Closing ──last client gone──▶ last sync ──▶ gone
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```

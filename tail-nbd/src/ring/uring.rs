@@ -35,6 +35,9 @@ pub const ZEROES_BYTES: usize = 1 << 20;
 /// The group of the receive buffers; there is one.
 const RECEIVE_GROUP: u16 = 0;
 
+/// Pieces that one sendmsg takes (UIO_MAXIOV).
+const IOVECS_MAX: usize = 1024;
+
 /// How long a ring that is dropped waits for what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -108,8 +111,15 @@ impl Ring {
     /// Queues an operation; [`Ring::wait`] hands it to the kernel.
     ///
     /// # Errors
-    /// With the operation, when the table of flights is full.
+    /// With the operation, when there is no room for it before completions are reaped.
     pub fn submit(&mut self, owner: Owner, op: Op) -> Result<(), (Owner, Op)> {
+        if self.uring.submission().is_full() {
+            // Hand over what is queued. An error leaves it full, and shows again at the next wait.
+            let _ = self.uring.submit();
+            if self.uring.submission().is_full() {
+                return Err((owner, op));
+            }
+        }
         let wire = matches!(op, Op::Transmit { .. }).then(|| self.wires.pop().unwrap_or_default());
         let token = match self.flights.insert(Flight { owner, op, wire }) {
             Ok(token) => token,
@@ -119,12 +129,8 @@ impl Ring {
         let entry = build(flight, self.zeroes).user_data(token.to_u64());
         // SAFETY: what the entry points to is in `flight`, which stays in the table until the completion with
         // this token is reaped (points 1 to 3 above).
-        while unsafe { self.uring.submission().push(&entry) }.is_err() {
-            // The queue is full: hand it over and go on. An error here shows again at the next wait.
-            if self.uring.submit().is_err() {
-                std::thread::yield_now();
-            }
-        }
+        let pushed = unsafe { self.uring.submission().push(&entry) };
+        pushed.expect("there is room");
         Ok(())
     }
 
@@ -293,6 +299,7 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
             wire.list.extend(
                 batch
                     .unsent()
+                    .take(IOVECS_MAX)
                     .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }),
             );
             wire.header.msg_iov = wire.list.as_mut_ptr();

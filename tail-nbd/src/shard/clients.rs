@@ -4,7 +4,8 @@ use super::access::Refusal;
 use super::owner::{Shard, Waiter};
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
-use crate::connection::{Connection, State};
+use crate::connection::{self, Connection};
+use crate::disc::State;
 use crate::disc::extents::{self, Run};
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
@@ -98,11 +99,11 @@ impl Shard {
         let at_end = completion.result == Ok(0);
         match (completion.op, completion.received) {
             _ if at_end => self.cut(token),
-            (Op::Receive { .. }, Some(buffer)) if connection.state == State::Open => {
+            (Op::Receive { .. }, Some(buffer)) if connection.state == connection::State::Open => {
                 connection.input = Some(Input::new(buffer, count));
                 self.touch(token);
             }
-            (Op::ReceiveInto { buffer, .. }, _) if connection.state == State::Open => {
+            (Op::ReceiveInto { buffer, .. }, _) if connection.state == connection::State::Open => {
                 connection.server.handle_payload(count as u32);
                 let landing = connection.landing.as_mut().expect("an open connection keeps its landing");
                 landing.filled += count;
@@ -118,7 +119,7 @@ impl Shard {
         loop {
             let Some(connection) = self.connections.get_mut(token) else { return };
             self.current = Some(connection.disc);
-            if connection.state != State::Open {
+            if connection.state != connection::State::Open {
                 return;
             }
             if let Some(request) = connection.pending.take() {
@@ -133,7 +134,7 @@ impl Shard {
                 }
                 continue;
             }
-            if connection.input.is_none() || !connection.has_room() {
+            if connection.input.is_none() || connection.asked.is_some() || !connection.has_room() {
                 return;
             }
             self.parse(token);
@@ -165,20 +166,30 @@ impl Shard {
         };
         match event {
             Some(Event::Request(request)) => connection.pending = Some(request),
-            Some(Event::ExportWanted(name)) => self.decide(token, &name),
+            Some(Event::ExportWanted(name)) => {
+                connection.asked = Some(name);
+                self.decide(token);
+            }
             Some(Event::Closed) => self.drain(token),
             None => {}
         }
     }
 
-    /// May this client use the disc? (R117)
-    fn decide(&mut self, token: Token, name: &str) {
+    /// May this client use the disc? (R117) While the disc is being resized the answer waits: it tells the size.
+    pub(super) fn decide(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         let Some(disc) = self.discs.get_mut(connection.disc) else { return };
+        if matches!(disc.state, State::Resizing { .. }) {
+            return;
+        }
+        let Some(name) = connection.asked.take() else { return };
+        if connection.filling.is_none() {
+            connection.filling = Some(self.batches.pop().unwrap_or_default());
+        }
         let others = disc.connections.iter().filter_map(|other| self.connections.get(*other));
         let granted_count = others.filter(|other| other.grant.is_some()).count();
         let Some(connection) = self.connections.get_mut(token) else { return };
-        let decision = disc.access.decide(connection.peer, name);
+        let decision = disc.access.decide(connection.peer, &name);
         let answer = match &decision {
             Ok(_) if granted_count >= CONNECTIONS_PER_DISC_MAX => Err(negotiation::Refusal::Policy),
             Ok(_) => Ok(Export { size: disc.size, description: format!("disc {}", disc.number) }),

@@ -131,7 +131,9 @@ impl Shard {
             return drop(reply.send(Err(ShardError::Busy(number))));
         }
         disc.state = State::Resizing { size, reply };
-        self.drain_all(token);
+        for connection in self.granted(token) {
+            self.drain(connection);
+        }
         self.progress(token);
     }
 
@@ -150,38 +152,30 @@ impl Shard {
         if orphans {
             self.sweep_soon();
         }
-        self.drain_all(token);
+        for connection in self.connections_of(token) {
+            self.drain(connection);
+        }
         self.progress(token);
     }
 
-    fn drain_all(&mut self, token: Token) {
-        let connections = self.discs.get(token).map(|disc| disc.connections.clone()).unwrap_or_default();
-        for connection in connections {
-            self.drain(connection);
-        }
+    fn connections_of(&self, token: Token) -> Vec<Token> {
+        self.discs.get(token).map(|disc| disc.connections.clone()).unwrap_or_default()
+    }
+
+    /// The connections of a disc that have been let in.
+    fn granted(&self, token: Token) -> Vec<Token> {
+        let mut connections = self.connections_of(token);
+        connections.retain(|id| self.connections.get(*id).is_some_and(|connection| connection.grant.is_some()));
+        connections
     }
 
     /// Goes on with a resize or a close when its clients are gone. Harmless when spurious.
     pub(super) fn progress(&mut self, token: Token) {
         let Some(disc) = self.discs.get_mut(token) else { return };
-        if !disc.connections.is_empty() {
-            return;
-        }
         match &mut disc.state {
             State::Serving | State::Panicked => {}
-            State::Resizing { .. } => {
-                let was = std::mem::replace(&mut disc.state, State::Serving);
-                let State::Resizing { size, reply } = was else { return };
-                let answer = rustix::fs::ftruncate(&disc.data, size.bytes()).map_err(|errno| ShardError::Os {
-                    number: disc.number,
-                    what: "cannot set the length of the data file",
-                    source: errno.into(),
-                });
-                if answer.is_ok() {
-                    disc.size = size;
-                }
-                let _ = reply.send(answer);
-            }
+            State::Resizing { .. } => self.finish_resize(token),
+            State::Closing { .. } if !disc.connections.is_empty() => {}
             // Its completion comes back here.
             State::Closing { .. } if disc.accepting => {}
             State::Closing { orphans: true, .. } if Rc::strong_count(&disc.data) > 1 => self.sweep_soon(),
@@ -195,6 +189,27 @@ impl Shard {
                 let errno = disc.barrier.failed().unwrap_or(Errno(libc::EIO));
                 self.remove(token, Err(errno));
             }
+        }
+    }
+
+    fn finish_resize(&mut self, token: Token) {
+        if !self.granted(token).is_empty() {
+            return;
+        }
+        let Some(disc) = self.discs.get_mut(token) else { return };
+        let State::Resizing { size, reply } = std::mem::replace(&mut disc.state, State::Serving) else { return };
+        let answer = rustix::fs::ftruncate(&disc.data, size.bytes()).map_err(|errno| ShardError::Os {
+            number: disc.number,
+            what: "cannot set the length of the data file",
+            source: errno.into(),
+        });
+        if answer.is_ok() {
+            disc.size = size;
+        }
+        let _ = reply.send(answer);
+        for connection in self.connections_of(token) {
+            self.decide(connection);
+            self.touch(connection);
         }
     }
 

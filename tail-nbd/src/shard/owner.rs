@@ -24,7 +24,7 @@ pub(super) struct Shard {
     pub(super) pool: Pool,
     /// Batches that nobody uses now.
     #[expect(clippy::vec_box, reason = "the box goes into the operation and comes back")]
-    batches: Vec<Box<Batch>>,
+    pub(super) batches: Vec<Box<Batch>>,
     /// What the driver is to submit at the end of the turn.
     pub(super) outbox: VecDeque<(Owner, Op)>,
     /// Who waits for a buffer.

@@ -38,28 +38,27 @@ impl Shard {
         self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start: 0, range }));
     }
 
-    /// The rest of the payload will not come: the client is cut, or being closed.
+    /// The rest of the payload will not come: the client is cut, or being closed. There is no answer: an error
+    /// would reach the guest, while a client without an answer sends the write again when it is back.
     pub(super) fn abandon_write(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.landing = false;
-        if transfer.writes_count == 0 {
-            self.finish(id);
-        } else {
-            // It is not answered as done: the client would take the bytes that never came for written.
-            transfer.error.get_or_insert(Error::Eshutdown);
-        }
+        transfer.abandoned = true;
+        self.finish_write(id);
     }
 
     /// Goes on with a READ that has sent a piece, or waits for a buffer.
     pub(super) fn continue_read(&mut self, id: Token) {
-        let Some(transfer) = self.transfers.get(id) else { return };
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Some(connection) = self.connections.get(transfer.connection) else { return };
         self.current = Some(transfer.disc);
         if connection.state == State::Cut {
+            transfer.abandoned = true;
             return self.finish(id);
         }
         let bytes = transfer.read_piece(connection.is_structured()).length() as usize;
-        match self.take_buffer(transfer.disc, bytes) {
+        let disc = transfer.disc;
+        match self.take_buffer(disc, bytes) {
             Some(buffer) => self.submit_read(id, buffer),
             None => self.queue_read(id),
         }
@@ -139,6 +138,9 @@ impl Shard {
     /// The work is done: sync if that is wanted, and answer.
     fn conclude(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get(id) else { return };
+        if transfer.abandoned {
+            return self.finish(id);
+        }
         if transfer.error.is_none() && transfer.wants_sync() {
             return self.sync(id);
         }
@@ -178,6 +180,7 @@ impl Shard {
         if let Some(disc) = self.discs.get_mut(transfer.disc) {
             let (counters, bytes) = (&mut disc.counters, transfer.range().map_or(0, ByteRange::length));
             match transfer.request.command {
+                _ if transfer.abandoned => {}
                 _ if transfer.error.is_some() => counters.errors_count += 1,
                 Command::Read { .. } => {
                     counters.reads_count += 1;
@@ -190,7 +193,7 @@ impl Shard {
                 Command::Trim { .. } | Command::WriteZeroes { .. } => counters.zeroes_count += 1,
                 Command::Flush | Command::BlockStatus { .. } | Command::Cache(_) => {}
             }
-            counters.flushes_count += u64::from(transfer.wants_sync());
+            counters.flushes_count += u64::from(transfer.wants_sync() && !transfer.abandoned);
         }
         if let Some(connection) = self.connections.get_mut(transfer.connection) {
             connection.in_flight_count -= 1;
