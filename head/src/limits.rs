@@ -52,8 +52,9 @@ pub const START_DEADLINE: Duration = Duration::from_secs(100);
 /// A CD's server that does not answer holds up the guest for so long.
 pub const CDROM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After `quit`, or the guest's own shutdown, until SIGKILL (safety rule 14).
-pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// After `quit`, or the guest's own shutdown, until SIGKILL (safety rule 14). qemu flushes its discs last,
+/// which takes seconds when their tail is busy; what was acknowledged is safe at the tail either way.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// After SIGKILL, until the machine counts as stuck in the kernel and the operator is told.
 pub const KILL_DEADLINE: Duration = Duration::from_secs(30);

@@ -65,7 +65,7 @@ pub enum News {
     Destroyed(VmId, String),
     /// A command is done.
     Answer(Ticket, Answer),
-    /// The task has ended, and nothing is left of the machine: its id, uid and memory are free.
+    /// Nothing is left of the machine: its id, uid and memory are free.
     Free(VmId),
 }
 
@@ -147,9 +147,7 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(vm = %self.job.id, %error, "a machine did not start");
                 clean_up(&self.host, &self.job.id, self.job.uid, &mut self.parts).await;
-                self.tell(News::Answer(ticket, Answer::No(error.refusal()))).await;
-                self.answer_removals().await;
-                self.leave().await;
+                self.leave(Some((ticket, Answer::No(error.refusal())))).await;
             }
         }
     }
@@ -443,22 +441,21 @@ impl Driver {
         self.resizes.abort_all();
         clean_up(&self.host, &self.job.id, self.job.uid, &mut self.parts).await;
         self.tell(News::Destroyed(self.job.id.clone(), reason)).await;
-        self.answer_removals().await;
-        if let Some((ticket, _)) = self.resizing.take() {
-            self.tell(News::Answer(ticket, Answer::No(gone(&self.job.id)))).await;
-        }
-        self.leave().await;
+        let resizing = self.resizing.take().map(|(ticket, _)| (ticket, Answer::No(gone(&self.job.id))));
+        self.leave(resizing).await;
     }
 
-    async fn answer_removals(&mut self) {
+    /// The last words of a task whose machine is gone. It is free before anybody has an answer: the next
+    /// command may be to create it again.
+    async fn leave(mut self, last: Option<(Ticket, Answer)>) {
+        self.orders.close();
+        self.tell(News::Free(self.job.id.clone())).await;
+        if let Some((ticket, answer)) = last {
+            self.tell(News::Answer(ticket, answer)).await;
+        }
         for ticket in std::mem::take(&mut self.removals) {
             self.tell(News::Answer(ticket, Answer::Ok(Attributes::new()))).await;
         }
-    }
-
-    /// The last words of a task whose machine is gone.
-    async fn leave(mut self) {
-        self.orders.close();
         while let Some(order) = match self.waiting.pop_front() {
             Some(order) => Some(order),
             None => self.orders.recv().await,
@@ -466,7 +463,6 @@ impl Driver {
             let (Order::Update { ticket, .. } | Order::Remove { ticket: Some(ticket), .. }) = order else { continue };
             self.tell(News::Answer(ticket, Answer::No(gone(&self.job.id)))).await;
         }
-        self.tell(News::Free(self.job.id.clone())).await;
     }
 
     /// The supervisor ends; the machine does not.

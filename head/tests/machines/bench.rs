@@ -105,6 +105,8 @@ cores = 2
 uid_range = [{FIRST_UID}, {last}]
 console_port = 2222
 restart_policy = "{policy}"
+# The namespace is the test's own.
+manage_sysctls = true
 [[network]]
 vlan = 1
 bridge = "br-public"
@@ -127,6 +129,12 @@ bridge = "br-missing"
         program.args(["run", "--config"]).arg(self.config()).stdin(Stdio::null());
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("head.log")).unwrap();
         self.head = Some(program.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.welcome().await
+    }
+
+    /// Closes the connection, if there is one, and waits for the next and its dump.
+    pub async fn welcome(&mut self) -> BTreeMap<String, Value> {
+        self.link = None;
         let accepted = timeout(PATIENCE, self.listener.accept()).await;
         let (stream, _) = accepted.unwrap_or_else(|_| panic!("the head did not connect:\n{}", self.log())).unwrap();
         self.link = Some(accept_node(stream));

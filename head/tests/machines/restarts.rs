@@ -44,6 +44,26 @@ fn r186_a_killed_supervisors_machines_are_adopted() {
 }
 
 #[test]
+fn r062_r133_a_new_connection_is_told_everything_again() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let disc = Disc::new(&bench, "k").await;
+        bench.create("1", &machine(&disc)).await.unwrap();
+        bench.create("2", &machine(&disc)).await.unwrap();
+        bench.remove("2", "done").await.unwrap();
+        bench.update("1", json!({"detected_kernel": "none"})).await.unwrap();
+        let dump = bench.welcome().await;
+        assert_eq!(dump.keys().collect::<Vec<_>>(), ["global.load", "global.memory", "vm.1"]);
+        assert_eq!(dump["vm.1"]["detected_kernel"], "none", "R084");
+        // What is removed can be created again at once, as often as one likes.
+        for _ in 0..5 {
+            bench.remove("1", "again").await.unwrap();
+            bench.create("1", &machine(&disc)).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn an_orderly_stop_leaves_machines_alone_and_a_killed_adopted_one_is_told_apart() {
     in_namespace(async || {
         let mut bench = Bench::new().await;

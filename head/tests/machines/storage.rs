@@ -5,7 +5,7 @@ use crate::{
     guest,
 };
 use serde_json::json;
-use std::fs::File;
+use std::{fs::File, process::Command};
 
 #[test]
 fn r087_rule_15_a_disc_grows_under_its_guest() {
@@ -85,4 +85,31 @@ fn r089_a_cd_goes_in_and_out_of_a_running_machine() {
         assert_eq!(bench.updated("vm.1").await, json!({"cdrom_url": null}));
         bench.remove("1", "done").await.unwrap();
     });
+}
+
+/// The tail's packets are lost from one moment on, without a reset or an end: as with a power cut. Only the
+/// connection that is there is cut off, so that the guest goes on exactly when qemu has given it up.
+#[test]
+fn r119_rule_13_a_silent_loss_is_noticed() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let disc = Disc::new(&bench, "k").await;
+        bench.create("1", &machine(&disc)).await.unwrap();
+        let mut serial = bench.serial("1").await;
+        guest_runs(&mut serial).await;
+        let connections = run("ss", &["-Htn", "state", "established", "dport", "=", &format!(":{}", disc.port)]);
+        let local = connections.split_whitespace().nth(2).expect("qemu is connected");
+        let port = local.rsplit_once(':').unwrap().1;
+        run("nft", &["add table inet loss; add chain inet loss input { type filter hook input priority 0; }"]);
+        run("nft", &[&format!("add rule inet loss input tcp sport {port} drop")]);
+        run("nft", &[&format!("add rule inet loss input tcp dport {port} drop")]);
+        type_to_guest(&mut serial, guest::READ).await;
+        hear_from_guest(&mut serial).await;
+    });
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
