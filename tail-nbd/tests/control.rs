@@ -613,3 +613,46 @@ fn r127_a_tail_with_a_thousand_discs_starts_soon() {
         tail.terminate();
     });
 }
+
+#[test]
+fn r068_the_pictures_agree_after_a_connection_is_lost_amid_orders() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        for round in 0..3u64 {
+            brain.connect().await;
+            let numbers = round * 20 + 1..=round * 20 + 20;
+            for number in numbers.clone() {
+                brain.send_create(&format!("disc.sata.{number}"), attached(MIB, "key"));
+            }
+            brain
+                .until("the first of them", |brain| brain.resource(&format!("disc.sata.{}", numbers.start())).is_some())
+                .await;
+            // The connection goes with most orders unanswered: connecting again drops it.
+        }
+        brain.connect().await;
+        // An order is carried out or was never received: at the end both sides say the same.
+        ok(brain.create("disc.sata.1000", attached(MIB, "key")).await);
+        let of_tail = || -> Vec<String> {
+            let status = tail.status();
+            let discs = status["discs"].as_array().unwrap().iter();
+            discs.map(|disc| format!("disc.{}.{}", disc["grade"].as_str().unwrap(), disc["number"])).collect()
+        };
+        let of_brain = |brain: &Brain| -> Vec<String> {
+            let mut names: Vec<_> = brain.resources.keys().map(ToString::to_string).collect();
+            names.retain(|name| name.starts_with("disc."));
+            names
+        };
+        brain
+            .until("agreement", |brain| {
+                let (mut theirs, mut ours) = (of_brain(brain), of_tail());
+                theirs.sort();
+                ours.sort();
+                theirs == ours && theirs.len() >= 4
+            })
+            .await;
+        tail.terminate();
+    });
+}

@@ -92,6 +92,11 @@ impl Brain {
         timeout(DEADLINE, answered).await.unwrap_or_else(|_| panic!("no answer to {command:?}"))
     }
 
+    /// Sends `create NAME value` and does not wait for the answer.
+    pub fn send_create(&mut self, name: &str, value: Value) {
+        let _ = self.link.as_mut().unwrap().command(Command::Create(name.parse().unwrap(), object(value)));
+    }
+
     /// `create NAME value`.
     pub async fn create(&mut self, name: &str, value: Value) -> Answer {
         self.order(Command::Create(name.parse().unwrap(), object(value))).await
