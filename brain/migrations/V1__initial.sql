@@ -167,9 +167,11 @@ CREATE TABLE runs (
     started_at         timestamptz NOT NULL DEFAULT now(),
     ended_at           timestamptz,
     end_reason         text,
+    confirmed          boolean NOT NULL DEFAULT false,  -- ended, and its head certainly has it no longer
     CHECK ((state = 'ended') = (ended_at IS NOT NULL AND end_reason IS NOT NULL))
 );
 CREATE UNIQUE INDEX runs_one_open ON runs (virtual_machine_id) WHERE state <> 'ended';
+CREATE INDEX runs_unconfirmed ON runs (virtual_machine_id) WHERE state = 'ended' AND NOT confirmed;
 CREATE INDEX runs_head ON runs (head_id) WHERE state <> 'ended';
 
 -- Networks ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 //! the meaning of each; `store::work::write` does the same to the database, and a test compares the
 //! two.
 
-use super::work::{DiscRow, RunState, Work};
+use super::work::{DiscRow, EndedRun, RunState, Work};
 use spine::id::{AttachmentsVersion, DiscNumber, ImageName};
 
 /// One change of a VM's rows.
@@ -64,7 +64,11 @@ pub enum Change {
         /// of it becomes what its owner said of restarts. False when a start has failed, and is to
         /// be tried again.
         stopped: bool,
+        /// True when its head certainly has it no longer.
+        confirmed: bool,
     },
+    /// The head of a run that was ended without it has said that it does not have it.
+    RunConfirmed(i64),
     /// The addresses of a purged VM go back to their networks.
     AddressesFreed,
     /// Nothing is left of a purged VM but its row: it goes.
@@ -101,14 +105,18 @@ impl Change {
                     run.state = *state;
                 }
             }
-            Self::RunEnded { stopped, .. } => {
-                if work.run.take().is_some() {
+            Self::RunEnded { stopped, confirmed, .. } => {
+                if let Some(run) = work.run.take() {
+                    if !confirmed {
+                        work.unconfirmed.push(EndedRun { id: run.id, head: run.head });
+                    }
                     raise_attachments(work);
                     if *stopped {
                         work.vm.power_on = work.vm.autoreboot_on && !work.vm.deleted;
                     }
                 }
             }
+            Self::RunConfirmed(id) => work.unconfirmed.retain(|run| run.id != *id),
             Self::AddressesFreed => {
                 work.cards.clear();
                 work.vm.management_address = None;

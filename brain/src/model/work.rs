@@ -18,6 +18,8 @@ pub struct Work {
     pub discs: Vec<DiscRow>,
     /// The run that has not ended.
     pub run: Option<RunRow>,
+    /// Runs that were ended while their head was away: it may have them still.
+    pub unconfirmed: Vec<EndedRun>,
     /// Its network cards in order.
     pub cards: Vec<CardRow>,
     /// Who may use its console, by name.
@@ -118,6 +120,15 @@ pub struct RunRow {
     pub state: RunState,
     /// When it was decided.
     pub started_at: OffsetDateTime,
+}
+
+/// A run that was ended without its head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedRun {
+    /// Its number.
+    pub id: i64,
+    /// Where it was.
+    pub head: NodeName,
 }
 
 /// How far a run is.

@@ -33,7 +33,7 @@ pub fn conclude(
         _ => "",
     };
     match (&ask.purpose, word) {
-        (Purpose::RemoveDisc(_) | Purpose::Stop(_), "not-found") => done(work, ask, memory),
+        (Purpose::RemoveDisc(_) | Purpose::Stop(_) | Purpose::Confirm(_), "not-found") => done(work, ask, memory),
         (Purpose::RemoveRogue, "not-found") => vec![],
         (Purpose::MakeDisc(disc, _), "pool-full" | "no-such-pool") => refused_by_pool(work, *disc, error, memory, now),
         (
@@ -48,7 +48,7 @@ pub fn conclude(
             vec![]
         }
         (Purpose::Start(run), _) => start_failed(*run, word, error, memory, now),
-        (Purpose::Stop(_) | Purpose::RemoveRogue | Purpose::Refresh, _) => {
+        (Purpose::Stop(_) | Purpose::Confirm(_) | Purpose::RemoveRogue | Purpose::Refresh, _) => {
             memory.hold_vm(error.to_string(), now);
             vec![]
         }
@@ -76,8 +76,9 @@ fn done(work: &Work, ask: &Ask, memory: &mut Memory) -> Vec<Change> {
                 (false, vm) if vm.purged || vm.deleted => "it was deleted".to_owned(),
                 (false, _) => "its owner wants it off".to_owned(),
             };
-            vec![Change::RunEnded { reason, stopped: !start_failed }]
+            vec![Change::RunEnded { reason, stopped: !start_failed, confirmed: true }]
         }
+        Purpose::Confirm(run) => vec![Change::RunConfirmed(*run)],
         Purpose::Refresh => {
             if let (Some(run), Command::Update(_, changes)) = (&work.run, &ask.command) {
                 memory.refreshed = Some((run.id, changes.clone()));
@@ -112,7 +113,7 @@ fn start_failed(run: i64, word: &str, error: &FleetError, memory: &mut Memory, n
             vec![]
         }
         FleetError::Refused { .. } | FleetError::NotUnderstood { .. } => {
-            vec![Change::RunEnded { reason: error.to_string(), stopped: false }]
+            vec![Change::RunEnded { reason: error.to_string(), stopped: false, confirmed: true }]
         }
         FleetError::Deadline { .. } => {
             memory.start_overdue = Some(run);

@@ -31,6 +31,9 @@ impl<'a> Situation<'a> {
             let stop = self.ask_head(&rogue.head, Purpose::RemoveRogue, |name| Command::Remove(name, because(why)));
             return self.unless_held(stop, Status::because("waiting", reason));
         }
+        if let Some(action) = self.confirm() {
+            return self.unless_held(action, Status::because("waiting", "a head that was away is being asked for it"));
+        }
         match &self.work.run {
             None if self.work.vm.purged => self.purged(),
             None if self.work.wanted_on() => self.start(discs),
@@ -40,7 +43,25 @@ impl<'a> Situation<'a> {
         }
     }
 
+    /// A run that was ended while its head was away: once that is back it has to say that it does
+    /// not have it. The order counts, not the view: an order to start it may still be on its way.
+    fn confirm(self) -> Option<Action> {
+        let ended = self.work.unconfirmed.iter().find(|ended| self.away(&ended.head).is_none())?;
+        match &self.work.run {
+            Some(run) if run.head == ended.head => {
+                let runs = run.state == RunState::Running && self.own_machine(run).is_some();
+                runs.then_some(Action::Record(Change::RunConfirmed(ended.id)))
+            }
+            _ => Some(self.ask_head(&ended.head, Purpose::Confirm(ended.id), |name| {
+                Command::Remove(name, because("it was ended while its head was away"))
+            })),
+        }
+    }
+
     fn purged(self) -> Next {
+        if let Some(away) = self.work.unconfirmed.iter().find_map(|ended| self.away(&ended.head)) {
+            return (None, Status::because("deleted", format!("{away}, and may have it still")));
+        }
         let action = if !self.work.cards.is_empty() || self.work.vm.management_address.is_some() {
             Some(Change::AddressesFreed)
         } else if self.work.discs.is_empty() {
@@ -98,7 +119,7 @@ impl<'a> Situation<'a> {
                 let said = self.observed.gone.clone();
                 let reason = said.unwrap_or_else(|| format!("{head} does not have it any more"));
                 let status = Status::because("stopping", reason.clone());
-                (Some(Action::Record(Change::RunEnded { reason, stopped: true })), status)
+                (Some(Action::Record(Change::RunEnded { reason, stopped: true, confirmed: true })), status)
             }
         }
     }
@@ -108,12 +129,12 @@ impl<'a> Situation<'a> {
         if !self.work.wanted_on() {
             let reason = "it was to be off before it had started".to_owned();
             let status = Status::because("stopping", reason.clone());
-            return (Some(Action::Record(Change::RunEnded { reason, stopped: true })), status);
+            return (Some(Action::Record(Change::RunEnded { reason, stopped: true, confirmed: true })), status);
         }
         if run.head_address.is_none() {
             let reason = format!("{} has not told its storage address", run.head);
             let status = Status::because("starting", reason.clone());
-            return (Some(Action::Record(Change::RunEnded { reason, stopped: false })), status);
+            return (Some(Action::Record(Change::RunEnded { reason, stopped: false, confirmed: true })), status);
         }
         let missing = discs.iter().find(|(disc, standing)| disc.remove_reason.is_none() && !standing.granted);
         match missing {
@@ -184,9 +205,10 @@ impl<'a> Situation<'a> {
     fn without_head(self, run: &RunRow, away: String) -> Next {
         let since = self.observed.away(&run.head).unwrap_or(self.now);
         let lost = self.now - since > NODE_LOST_AFTER;
+        let confirmed = run.state == RunState::Attaching;
         let end = |reason: String, stopped| {
             let status = Status::because("stopping", reason.clone());
-            (Some(Action::Record(Change::RunEnded { reason, stopped })), status)
+            (Some(Action::Record(Change::RunEnded { reason, stopped, confirmed })), status)
         };
         match run.state {
             RunState::Attaching if self.work.wanted_on() && lost => {

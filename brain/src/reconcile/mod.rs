@@ -30,6 +30,7 @@
 //! | between granting on two tails | the run is `attaching`: all are asked again |
 //! | after the order to start a VM | the run is `starting`: the head has it, or is asked again |
 //! | after the order to stop one | the run is `stopping`: the head has it not, or is asked again |
+//! | after a run was ended without its head | it is unconfirmed: the head is asked once it is back |
 //! | after a tail destroyed a disc | its row is there: ordered again, `not-found` is as good as ok |
 //!
 //! Deliberately absent: moving VMs and discs, and restarting a lost head's VMs by itself.

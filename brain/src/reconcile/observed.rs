@@ -75,6 +75,9 @@ impl Observed {
         let id = work.vm.spine_id();
         let machines = registry.heads_with(&id).into_iter();
         observed.machines = machines.map(|(head, value)| Machine { head, resource: read(value) }).collect();
+        for run in &work.unconfirmed {
+            observed.nodes.insert(run.head.clone(), node(&run.head));
+        }
         if let Some(run) = &work.run {
             observed.nodes.insert(run.head.clone(), node(&run.head));
             observed.gone = registry.gone(&run.head, &id);

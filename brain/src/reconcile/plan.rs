@@ -68,6 +68,8 @@ pub enum Purpose {
     Stop(bool),
     /// Stop an instance that should not be there (R057, R058).
     RemoveRogue,
+    /// Make certain that a head does not have a run that was ended without it.
+    Confirm(i64),
     /// Change the running machine.
     Refresh,
 }

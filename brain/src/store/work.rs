@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{
     change::Change,
-    work::{CardRow, DiscRow, Known, PoolRow, RunRow, RunState, Status, UserRow, VmRow, Work},
+    work::{CardRow, DiscRow, EndedRun, Known, PoolRow, RunRow, RunState, Status, UserRow, VmRow, Work},
 };
 use spine::{
     id::{AttachmentsVersion, DiscNumber, Generation, NodeName},
@@ -34,7 +34,7 @@ pub async fn load(tx: &Transaction<'_>, vm_ids: &[i64]) -> Result<Vec<Work>, Sto
     let mut works: BTreeMap<i64, Work> = BTreeMap::new();
     for row in tx.query(VMS, &[&vm_ids]).await? {
         let vm = vm_row(&row)?;
-        works.insert(vm.id, Work { vm, discs: vec![], run: None, cards: vec![], users: vec![] });
+        works.insert(vm.id, Work { vm, discs: vec![], run: None, unconfirmed: vec![], cards: vec![], users: vec![] });
     }
     for row in tx.query(DISCS, &[&vm_ids]).await? {
         let disc = disc_row(&row)?;
@@ -43,6 +43,11 @@ pub async fn load(tx: &Transaction<'_>, vm_ids: &[i64]) -> Result<Vec<Work>, Sto
     for row in tx.query(RUNS, &[&vm_ids]).await? {
         let run = run_row(&row)?;
         with(&mut works, &row, |work| work.run = Some(run));
+    }
+    for row in tx.query(UNCONFIRMED, &[&vm_ids]).await? {
+        let id: i64 = row.get(1);
+        let run = EndedRun { id, head: parse(row.get(2), || format!("run {id}"))? };
+        with(&mut works, &row, |work| work.unconfirmed.push(run));
     }
     for row in tx.query(CARDS, &[&vm_ids]).await? {
         let card = CardRow { mac: row.get(1), vlan: row.get(2), ips: row.get::<_, Vec<IpAddr>>(3) };
@@ -78,6 +83,10 @@ const RUNS: &str = "
     SELECT r.virtual_machine_id, r.id, n.name, n.storage_address, r.attachment_key, r.state, r.started_at
     FROM runs r JOIN nodes n ON n.id = r.head_id
     WHERE r.virtual_machine_id = ANY($1) AND r.state <> 'ended'";
+
+const UNCONFIRMED: &str = "
+    SELECT r.virtual_machine_id, r.id, n.name FROM runs r JOIN nodes n ON n.id = r.head_id
+    WHERE r.virtual_machine_id = ANY($1) AND r.state = 'ended' AND NOT r.confirmed ORDER BY r.id";
 
 const CARDS: &str = "
     SELECT c.virtual_machine_id, c.mac::text, c.vlan_num,
@@ -292,7 +301,10 @@ pub async fn write(tx: &Transaction<'_>, vm_id: i64, change: &Change) -> Result<
                 record(tx, vm_id, "vm-started", None, None, "its head says that it runs").await?;
             }
         }
-        Change::RunEnded { reason, stopped } => end_run(tx, vm_id, reason, *stopped).await?,
+        Change::RunEnded { reason, stopped, confirmed } => end_run(tx, vm_id, reason, *stopped, *confirmed).await?,
+        Change::RunConfirmed(id) => {
+            tx.execute("UPDATE runs SET confirmed = true WHERE id = $1", &[id]).await?;
+        }
         Change::AddressesFreed => {
             let sql = "DELETE FROM ip_addresses WHERE nic_id IN (SELECT id FROM nics WHERE virtual_machine_id = $1)";
             tx.execute(sql, &[&vm_id]).await?;
@@ -308,12 +320,18 @@ pub async fn write(tx: &Transaction<'_>, vm_id: i64, change: &Change) -> Result<
     Ok(())
 }
 
-async fn end_run(tx: &Transaction<'_>, vm_id: i64, reason: &str, stopped: bool) -> Result<(), StoreError> {
+async fn end_run(
+    tx: &Transaction<'_>,
+    vm_id: i64,
+    reason: &str,
+    stopped: bool,
+    confirmed: bool,
+) -> Result<(), StoreError> {
     let ended = tx
         .execute(
-            "UPDATE runs SET state = 'ended', ended_at = now(), end_reason = $2
+            "UPDATE runs SET state = 'ended', ended_at = now(), end_reason = $2, confirmed = $3
              WHERE virtual_machine_id = $1 AND state <> 'ended'",
-            &[&vm_id, &reason],
+            &[&vm_id, &reason, &confirmed],
         )
         .await?;
     if ended == 0 {
