@@ -90,8 +90,13 @@ impl Client {
     }
 
     pub fn with_config(store: Store, config: &str) -> Self {
+        Self::with_nodes(store, config, Poke::default(), Registry::default())
+    }
+
+    /// With nodes that are connected, and a reconciler that is poked.
+    pub fn with_nodes(store: Store, config: &str, poke: Poke, registry: Registry) -> Self {
         let config = Arc::new(Config::parse(config, Path::new("brain.toml")).unwrap());
-        let state = AppState { store: store.clone(), poke: Poke::default(), registry: Registry::default(), config };
+        let state = AppState { store: store.clone(), poke, registry, config };
         Self { router: router(state), store, authorization: None, peer: "192.0.2.1:5000".parse().unwrap() }
     }
 
