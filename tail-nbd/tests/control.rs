@@ -656,3 +656,37 @@ fn r068_the_pictures_agree_after_a_connection_is_lost_amid_orders() {
         tail.terminate();
     });
 }
+
+#[test]
+fn rule10_a_disc_is_not_served_while_another_process_has_its_lock() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        for number in [7, 8] {
+            ok(brain.create(&format!("disc.sata.{number}"), attached(MIB, "key")).await);
+        }
+        tail.kill();
+        // As if a write of the killed process were still on its way.
+        let locked = fs::File::open(tail.file("7.data")).unwrap();
+        rustix::fs::flock(&locked, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        tail.start();
+        brain.connect().await;
+        let report = brain.resource("disc.sata.7").unwrap();
+        assert!(report["state"] == "failed" && report["reason"].as_str().unwrap().contains("older write"), "{report}");
+        fails(&qemu_io(7, "key", &["read 0 512"]));
+        works(&qemu_io(8, "key", &["write -P 8 0 4k"]));
+        drop(locked);
+        brain.until("serving", serving(7)).await;
+        works(&qemu_io(7, "key", &["write -P 7 0 4k"]));
+        // The tail has the lock now.
+        let file = fs::File::open(tail.file("7.data")).unwrap();
+        assert!(rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err());
+        // A removed disc's number may be used by nobody else, but its lock is given up with it.
+        ok(brain.remove("disc.sata.7", 1).await);
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        tail.terminate();
+    });
+}

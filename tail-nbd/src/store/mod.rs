@@ -208,7 +208,11 @@ impl Store {
             tracing::error!("stopping the jobs thread panicked");
         }
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
-        while tasks.join_next().await.is_some() {}
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_DEADLINE, all).await.is_err() {
+            // Discs that still wait for their lock: that can be done by the next start.
+            tasks.shutdown().await;
+        }
         // A look at the pools cannot be cut short, and ends soon unless a filesystem hangs.
         let deadline = Instant::now() + STOP_DEADLINE;
         while Arc::strong_count(&self) > 1 && Instant::now() < deadline {

@@ -37,6 +37,11 @@ use std::{
 /// How long a predecessor's last writes may hold a disc's lock. A write that takes longer hangs in
 /// the kernel, and then the disc must not be served.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a start waits for all discs before it goes on with those that are open.
+const READY_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often a lock is tried.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Connections that may wait to be accepted on one disc: a VM migration has two clients, with a few
@@ -128,20 +133,28 @@ fn discard_half_made(pool: &Pool, number: DiscNumber) -> Result<(), String> {
 }
 
 impl Store {
-    /// Takes in what was found and serves it; returns when each disc is served, importing or failed.
+    /// Takes in what was found and serves it. Returns when each disc is served, importing or failed, or
+    /// after [`READY_DEADLINE`]: a disc that is still locked must not keep the others from their brain.
     pub async fn start(self: &Arc<Self>, scan: Scan) {
-        let mut starting = tokio::task::JoinSet::new();
+        let (starting, mut started) = tokio::sync::mpsc::channel::<()>(1);
         for disc in scan.refused {
             self.insert(Arc::new(disc));
         }
         for sidecar in scan.sidecars {
-            let phase = Phase::Failed("the tail is starting".to_owned());
+            let phase = Phase::Failed("it is being opened, and waits until no older write is on its way".to_owned());
             let disc = Arc::new(Disc::new(Held { sidecar, data: None, phase, panics_count: 0 }));
             self.insert(disc.clone());
-            let store = self.clone();
-            starting.spawn(async move { store.start_disc(&disc).await });
+            let (store, starting) = (self.clone(), starting.clone());
+            self.spawn(async move {
+                store.start_disc(&disc).await;
+                drop(starting);
+            });
         }
-        while starting.join_next().await.is_some() {}
+        drop(starting);
+        // Nothing is ever sent: the channel ends when the last of them has dropped its end.
+        if tokio::time::timeout(READY_DEADLINE, started.recv()).await.is_err() {
+            tracing::warn!("some discs are not open yet; the others are served");
+        }
     }
 
     /// Puts a disc into the list.
