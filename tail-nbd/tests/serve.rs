@@ -11,7 +11,7 @@ use tail_nbd::limits::{PAYLOAD_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use tail_nbd::nbd::client::Reply;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{Error, command_flag, command_type, option_reply, option_type};
-use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError};
+use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
 
 #[test]
 fn what_is_written_is_read_back() {
@@ -374,7 +374,58 @@ fn rule17_a_sync_that_failed_before_fails_every_flush_and_fua() {
 }
 
 #[test]
-fn thousands_of_idle_connections_cost_no_buffers_and_no_turns() {
+fn rule17_a_failed_sync_is_told_once_and_stays() {
+    let mut tail = Tail::start(1);
+    // A pipe cannot be synced, which is as good as a disc that fails to.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+    let disc = tail.serve_file(1, file, MIB, Access::List(vec![LOOPBACK]));
+    let mut peer = disc.connect();
+    for _ in 0..3 {
+        assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, Error::Eio.code());
+    }
+    let told = tail.runtime.block_on(tail.events.recv()).unwrap();
+    assert_eq!(told, ShardEvent::SyncFailed { number: disc.number, errno: 22 });
+    assert!(tail.events.try_recv().is_err(), "once");
+    assert!(tail.status(disc.number).sync_failed);
+}
+
+#[test]
+fn rule12_a_client_that_comes_from_the_discs_own_address_is_this_machine() {
+    let tail = Tail::start(1);
+    let file = tail.file(1);
+    file.set_len(MIB).unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.7", 0)).unwrap();
+    let disc = common::Served { number: DiscNumber(1), address: listener.local_addr().unwrap() };
+    let own_address = "192.0.2.9".parse().unwrap();
+    let access = Access::List(vec![own_address]);
+    let open = OpenDisc {
+        number: disc.number,
+        data: file,
+        size_bytes: MIB,
+        listener,
+        access,
+        own_address,
+        sync_failed: false,
+    };
+    tail.runtime.block_on(tail.shards().open(open)).unwrap();
+    // The kernel takes 127.0.0.1 as the source here, which is another machine's as far as the disc knows.
+    assert_eq!(disc.connect_as("", true).err(), Some(option_reply::ERR_POLICY));
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &"127.0.0.7:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+    rustix::net::connect(&socket, &disc.address).unwrap();
+    let mut peer = common::Peer { socket: socket.into(), client: Default::default(), replies: vec![] };
+    let mut out = vec![];
+    peer.client.write_flags(&mut out);
+    peer.client.write_go(&mut out, option_type::GO, "", &[]);
+    peer.socket.write_all(&out).unwrap();
+    assert!(matches!(peer.next(), Some(Reply::Greeting(_))));
+    assert!(matches!(peer.next(), Some(Reply::Option { reply: option_reply::INFO, .. })));
+    assert_eq!(tail.status(disc.number).clients.last().unwrap().peer, own_address);
+}
+
+#[test]
+fn idle_connections_cost_no_turns() {
     let tail = Tail::start(1);
     let discs: Vec<_> = (0..40).map(|number| tail.serve(number, MIB)).collect();
     let mut peers: Vec<_> = (0..400).map(|index| discs[index % 40].connect()).collect();
