@@ -75,11 +75,12 @@ pub fn vm_tree(tree: VmTree, domain: &str) -> api::VirtualMachine {
 }
 
 fn status(status: vm::Status) -> api::Status {
-    let since = OffsetDateTime::from(status.since).replace_nanosecond(0).ok();
+    // To the microsecond: a VM that was restarted within a second is told from one that was not.
+    let since = OffsetDateTime::from(status.since);
     api::Status {
         state: status.state,
         reason: status.reason,
-        since: since.and_then(|since| since.format(&Rfc3339).ok()),
+        since: since.format(&Rfc3339).ok(),
         progress: status.progress,
     }
 }
