@@ -478,3 +478,16 @@ async fn signing_up_where_it_is_allowed() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_a_503_with_a_number() {
+    let mut config = tokio_postgres::Config::new();
+    config.host_path("/nonexistent").user("nobody").dbname("nothing");
+    let client = Client::new(brain::store::Store::new(config).unwrap());
+    assert_eq!(client.get("/health").await.with(503)["database"], "unreachable");
+    let answer = client.with_authorization("Bearer x").get("/accounts").await;
+    assert_eq!(answer.headers["X-Request-Id"], answer.json()["request_id"].as_str().unwrap());
+    assert!(!answer.text.contains("nonexistent"), "the cause is for the log");
+    answer.with(503);
+    client.get("/definitions").await.with(200);
+}

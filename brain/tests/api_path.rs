@@ -153,3 +153,47 @@ async fn r034_a_head_that_goes_away_is_gone_from_the_api_at_once() {
     drop(lab);
     server.stop().await;
 }
+
+/// Many clients at the same machines while the reconciler works on them.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_at_once_get_answers_and_no_internal_errors() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server).await;
+    for name in ["vm0", "vm1", "vm2"] {
+        let order =
+            json!({"virtual_machine": {"name": name}, "discs": [{"size": 100}], "reimage": {"distribution": "tiny"}});
+        lab.client.post("/accounts/acme/groups/default/vm_create", order).await.with(202);
+    }
+    let mut tasks = JoinSet::new();
+    for task in 0..8u64 {
+        let client = lab.client.clone();
+        tasks.spawn(async move {
+            let mut codes = Vec::new();
+            for round in 0..25u64 {
+                // Any fixed mixture does; this one is a linear congruential generator's.
+                let number = (task * 25 + round).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1) >> 33;
+                let vm = format!("/virtual_machines/vm{}", number % 3);
+                let answer = match number / 3 % 9 {
+                    0 => client.put(&vm, json!({"power_on": false, "autoreboot_on": false})).await,
+                    1 => client.put(&vm, json!({"power_on": true, "autoreboot_on": true})).await,
+                    2 => client.post(&format!("{vm}/discs"), json!({"size": 60})).await,
+                    3 => client.put(&format!("{vm}/discs/disc-2"), json!({"size": 100 + round})).await,
+                    4 => client.delete(&format!("{vm}/discs/disc-2?purge=true")).await,
+                    5 => client.put(&vm, json!({"cores": 1 + round % 2, "name": format!("vm{}", round % 3)})).await,
+                    6 => client.delete(&vm).await,
+                    7 => client.put(&vm, json!({"deleted": false})).await,
+                    _ => client.get("/accounts?view=overview").await,
+                };
+                codes.push((answer.status.as_u16(), answer.text));
+            }
+            codes
+        });
+    }
+    while let Some(codes) = tasks.join_next().await {
+        for (code, text) in codes.unwrap() {
+            assert!([200, 204, 400, 404].contains(&code), "{code}: {text}");
+        }
+    }
+    drop(lab);
+    server.stop().await;
+}

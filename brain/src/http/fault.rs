@@ -3,17 +3,19 @@
 //! ```text
 //!   400 {"size":["must be greater than or equal to 50"]}      a wrong value, by attribute
 //!   401 403 404 405 503 {"error":"a sentence"}
-//!   500 {"error":"a sentence","request_id":"…"}               the log has the cause under this number
+//!   500, and 503 of the database: {"error":"a sentence","request_id":"…"}   the log has the cause under this number
 //! ```
 
 use crate::{
     auth::AuthError,
     model::invalid::{Complaint, Invalid},
     service::ServiceError,
+    store::StoreError,
 };
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
+use tokio_postgres::error::SqlState;
 
 /// Why a request has no good answer.
 #[derive(Debug)]
@@ -30,13 +32,44 @@ pub enum Fault {
     MethodNotAllowed,
     /// 503: try again.
     Unavailable(String),
+    /// 503, since the database is away or busy: the cause is for the log alone.
+    Database(String),
     /// 500: the cause is for the log alone.
     Internal(String),
 }
 
-/// The cause of a 500, on its way to [`super::guard`].
+/// A cause that only the log tells, on its way to [`super::guard`], and what the client is told.
 #[derive(Clone, Debug)]
-pub(super) struct Cause(pub String);
+pub(super) struct Cause {
+    /// For the log.
+    pub cause: String,
+    /// For the client.
+    pub sentence: &'static str,
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let passes = match &error {
+            StoreError::Pool(_) => true,
+            StoreError::Database(error) => error.is_closed() || error.code().is_some_and(|code| PASSING.contains(code)),
+            _ => false,
+        };
+        match passes {
+            true => Self::Database(error.to_string()),
+            false => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+/// What PostgreSQL says when the same statement may work in a moment.
+const PASSING: [SqlState; 6] = [
+    SqlState::T_R_DEADLOCK_DETECTED,
+    SqlState::T_R_SERIALIZATION_FAILURE,
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::TOO_MANY_CONNECTIONS,
+];
 
 impl From<ServiceError> for Fault {
     fn from(error: ServiceError) -> Self {
@@ -45,7 +78,7 @@ impl From<ServiceError> for Fault {
             ServiceError::Forbidden(sentence) => Self::Forbidden(sentence),
             ServiceError::Invalid(invalid) => Self::Invalid(invalid),
             ServiceError::Unavailable(sentence) => Self::Unavailable(sentence),
-            ServiceError::Store(error) => Self::Internal(error.to_string()),
+            ServiceError::Store(error) => error.into(),
             ServiceError::Internal(sentence) => Self::Internal(sentence),
         }
     }
@@ -54,7 +87,7 @@ impl From<ServiceError> for Fault {
 impl From<AuthError> for Fault {
     fn from(error: AuthError) -> Self {
         match error {
-            AuthError::Store(error) => Self::Internal(error.to_string()),
+            AuthError::Store(error) => error.into(),
             AuthError::Password(error) => ServiceError::from(error).into(),
             other => Self::Unauthorised(other.to_string()),
         }
@@ -84,13 +117,23 @@ impl IntoResponse for Fault {
                 answer(StatusCode::METHOD_NOT_ALLOWED, &sentence("this method cannot be used here"))
             }
             Self::Unavailable(why) => answer(StatusCode::SERVICE_UNAVAILABLE, &sentence(&why)),
+            Self::Database(cause) => {
+                let sentence = "the database cannot be reached, or is busy: try again in a moment";
+                caused(StatusCode::SERVICE_UNAVAILABLE, Cause { cause, sentence })
+            }
             Self::Internal(cause) => {
-                let mut response = answer(StatusCode::INTERNAL_SERVER_ERROR, &sentence("internal error"));
-                response.extensions_mut().insert(Cause(cause));
-                response
+                let sentence = "internal error: tell the operators the request_id";
+                caused(StatusCode::INTERNAL_SERVER_ERROR, Cause { cause, sentence })
             }
         }
     }
+}
+
+/// An answer without a body: the guard, which knows the request's number, writes that.
+fn caused(status: StatusCode, cause: Cause) -> Response {
+    let mut response = status.into_response();
+    response.extensions_mut().insert(cause);
+    response
 }
 
 /// An answer in JSON. Clients compare the content type as text: nothing may follow it.

@@ -2,7 +2,7 @@
 
 use super::fault::{Cause, answer};
 use axum::{extract::Request, middleware::Next, response::Response};
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
 use serde_json::json;
 use std::time::Instant;
 
@@ -15,10 +15,9 @@ pub(super) async fn around(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = shown(request.uri().path());
     let mut response = next.run(request).await;
-    if let Some(Cause(cause)) = response.extensions_mut().remove::<Cause>() {
-        tracing::error!(%request_id, %method, path, cause, "internal error");
-        let body = json!({ "error": "internal error: tell the operators the request_id", "request_id": request_id });
-        response = answer(StatusCode::INTERNAL_SERVER_ERROR, &body);
+    if let Some(Cause { cause, sentence }) = response.extensions_mut().remove::<Cause>() {
+        tracing::error!(%request_id, %method, path, cause, "a request failed");
+        response = answer(response.status(), &json!({ "error": sentence, "request_id": request_id }));
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert("X-Request-Id", value);

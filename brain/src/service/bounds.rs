@@ -31,35 +31,44 @@ impl<'a> Bounds<'a> {
 
     /// Checks a machine that is to be made.
     pub fn check_new_vm(&self, vm: &NewVm) -> Invalid {
-        let mut invalid = Invalid::default();
-        let mut check = |attribute: &str, outcome: Result<(), String>| {
-            if let Err(sentence) = outcome {
-                invalid.add(attribute, sentence);
-            }
-        };
-        check("name", check_vm(vm.name.as_deref().unwrap_or_default()));
-        check("cores", vm.cores.map_or(Ok(()), |cores| self.check_cores(cores)));
-        check("memory", vm.memory_mib.map_or(Ok(()), |memory| self.check_memory(memory)));
-        check("cdrom_url", vm.cdrom_url.as_deref().map_or(Ok(()), check_cdrom_url));
-        check("keymap", vm.keymap.as_deref().map_or(Ok(()), |keymap| in_list(keymap, KEYMAPS)));
-        check("hardware_profile", vm.hardware_profile.as_deref().map_or(Ok(()), |p| in_list(p, HARDWARE_PROFILES)));
-        check("zone_name", vm.zone_name.as_deref().map_or(Ok(()), |zone| in_list(zone, &[])));
+        let mut invalid = self.check_values(vm);
+        if let Err(sentence) = check_vm(vm.name.as_deref().unwrap_or_default()) {
+            invalid.add("name", sentence);
+        }
         invalid
     }
 
     /// Checks what is to change in a machine.
     pub fn check_vm_change(&self, change: &VmChange) -> Invalid {
-        let asked = NewVm {
-            // A name that stays is in order.
-            name: Some(change.name.clone().unwrap_or_else(|| "unchanged".to_owned())),
+        let mut invalid = self.check_values(&NewVm {
             cores: change.cores,
             memory_mib: change.memory_mib,
             cdrom_url: change.cdrom_url.clone().flatten(),
             keymap: change.keymap.clone().flatten(),
             hardware_profile: change.hardware_profile.clone().flatten(),
             ..NewVm::default()
+        });
+        if let Some(Err(sentence)) = change.name.as_deref().map(check_vm) {
+            invalid.add("name", sentence);
+        }
+        invalid
+    }
+
+    /// Checks all that is there but the name.
+    fn check_values(&self, vm: &NewVm) -> Invalid {
+        let mut invalid = Invalid::default();
+        let mut check = |attribute: &str, outcome: Option<Result<(), String>>| {
+            if let Some(Err(sentence)) = outcome {
+                invalid.add(attribute, sentence);
+            }
         };
-        self.check_new_vm(&asked)
+        check("cores", vm.cores.map(|cores| self.check_cores(cores)));
+        check("memory", vm.memory_mib.map(|memory| self.check_memory(memory)));
+        check("cdrom_url", vm.cdrom_url.as_deref().map(check_cdrom_url));
+        check("keymap", vm.keymap.as_deref().map(|keymap| in_list(keymap, KEYMAPS)));
+        check("hardware_profile", vm.hardware_profile.as_deref().map(|profile| in_list(profile, HARDWARE_PROFILES)));
+        check("zone_name", vm.zone_name.as_deref().map(|zone| in_list(zone, &[])));
+        invalid
     }
 
     /// Checks a machine's new discs; `present` are the labels it has already. One entry a disc.

@@ -43,7 +43,7 @@ pub(crate) async fn create(State(api): State<Api>, Peer(address): Peer, request:
 /// GET /session/{token}
 pub(crate) async fn show(State(api): State<Api>, named: Named) -> Result<Answer, Fault> {
     let token = Secret::new(named.text("token"));
-    let session = api.service.gate.session(&token).await.map_err(|error| Fault::Internal(error.to_string()))?;
+    let session = api.service.gate.session(&token).await?;
     let session = session.ok_or(Fault::NotFound)?;
     Answer::ok(&json!({ "username": session.username, "factors": session.factors, "group_memberships": [] }))
 }
