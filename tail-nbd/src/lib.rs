@@ -3,7 +3,7 @@
 //! ```text
 //!   control (tokio): spine, addresses, sidecars, pools ──┐ shard::Shards
 //!                                                        ▼
-//!   shard threads, one a core:  ring ⇄ connection ⇄ nbd        (no locks, no allocation, no async)
+//!   shard threads, one a core:  ring ⇄ connection ⇄ nbd        (no locks, no async; memory is taken at the start)
 //!                                         ⇅
 //!                                       disc
 //! ```

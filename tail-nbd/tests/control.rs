@@ -690,3 +690,30 @@ fn rule10_a_disc_is_not_served_while_another_process_has_its_lock() {
         tail.terminate();
     });
 }
+
+#[test]
+fn a_port_that_is_still_in_use_is_waited_for() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
+        tail.kill();
+        // As if the killed process's listener lived on. Its own may do so for a moment, too.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        netns::run_in(&net.tail, || async {
+            let bound = || std::net::TcpListener::bind("[fd00:b16:0:d::7]:10809").map(|listener| sender.send(listener));
+            until("the port is free", || bound().is_ok()).await;
+        });
+        let listener = receiver.recv().unwrap();
+        tail.start();
+        brain.connect().await;
+        assert_eq!(brain.resource("disc.sata.7").unwrap()["state"], "failed");
+        drop(listener);
+        brain.until("serving", serving(7)).await;
+        works(&qemu_io(7, "key", &["write -P 7 0 4k"]));
+        tail.terminate();
+    });
+}

@@ -87,7 +87,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return };
         self.current = Some(connection.disc);
         connection.receiving = false;
-        if connection.server.is_midway() {
+        // The deadline of a connection that is being closed stays.
+        if connection.server.is_midway() && connection.state == connection::State::Open {
             connection.deadline = None;
         }
         let count = match completion.result {
