@@ -34,8 +34,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a predecessor's last writes may hold a disc's lock. A write that takes longer hangs in
-/// the kernel, and then the disc must not be served.
+/// How long a predecessor's last writes may hold a disc's lock, and its last accept the disc's port. A
+/// write that takes longer hangs in the kernel, and then the disc must not be served.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a start waits for all discs before it goes on with those that are open.
@@ -234,7 +234,7 @@ impl Store {
             number: record.number,
             data: data.try_clone().map_err(failed("duplicate the descriptor of its data"))?,
             size_bytes: record.size_bytes,
-            listener: listen(record.address).map_err(failed("listen on its address"))?,
+            listener: listen_soon(record.address).await.map_err(failed("listen on its address"))?,
             access: held.access(),
             own_address: IpAddr::V6(self.parts.own_address),
             sync_failed: record.flush_failed,
@@ -262,6 +262,20 @@ async fn lock_data(file: &File) -> io::Result<()> {
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has it open"));
             }
             other => return Ok(other?),
+        }
+    }
+}
+
+/// Listens, waiting with a deadline while a killed predecessor's listener lives on: the accept that its
+/// ring had in the kernel is ended only some time after the process.
+async fn listen_soon(address: Ipv6Addr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            other => return other,
         }
     }
 }
