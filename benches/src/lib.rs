@@ -1,8 +1,24 @@
 //! Load generators and measurements for the tail and its peers.
 //!
-//! * [`load`]: an NBD client that costs as little as it can, so that it is the server that is measured.
+//! ```text
+//!   loads ──▶ peers ──▶ record (JSON) ──▶ judge ──▶ report (tables, plots)
+//!               │ ▲
+//!               ▼ │ processor: whose CPU time, which core
+//!         load, or fio
+//! ```
 //!
-//! Deliberately absent: anything that judges. Reports show what was measured, with its spread.
+//! * [`load`]: an NBD client that costs as little as it can, so that it is the server that is measured.
+//! * [`loads`]: which loads are compared, and what the tail must reach.
+//! * [`peers`]: starts servers in turn, loads them, and writes a [`record`].
+//! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
+//! * [`report`]: tables and plots of records.
 #![forbid(unsafe_code)]
 
+pub mod judge;
 pub mod load;
+pub mod loads;
+pub mod peers;
+pub mod processor;
+pub mod record;
+pub mod report;
+pub mod statistics;

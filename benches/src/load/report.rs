@@ -1,11 +1,12 @@
 //! What a run showed, for people and as JSON.
 
 use super::{Config, plan::Operation};
-use anyhow::{Context, Result};
+use crate::processor::CpuTime;
+use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::{
-    fmt, fs,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -20,8 +21,16 @@ pub struct Report {
     writes: Histogram<u64>,
     started: Option<Instant>,
     elapsed: Duration,
+    cpu_before: Option<CpuBefore>,
     server_cpu: Option<Duration>,
     own_cpu: Duration,
+}
+
+/// Processor time when counting began.
+#[derive(Debug)]
+struct CpuBefore {
+    server: Option<CpuTime>,
+    own: CpuTime,
 }
 
 /// A finished run in numbers; its JSON is what scripts read.
@@ -59,6 +68,7 @@ impl Report {
             writes: histogram(),
             started: None,
             elapsed: Duration::ZERO,
+            cpu_before: None,
             server_cpu: None,
             own_cpu: Duration::ZERO,
         }
@@ -66,17 +76,18 @@ impl Report {
 
     pub(super) fn start(&mut self, now: Instant, server: Option<u32>) -> Result<()> {
         self.started = Some(now);
-        self.server_cpu = server.map(cpu_time).transpose()?;
-        self.own_cpu = cpu_time(std::process::id())?;
+        let server = server.map(CpuTime::of).transpose()?;
+        self.cpu_before = Some(CpuBefore { server, own: CpuTime::of(std::process::id())? });
         Ok(())
     }
 
     pub(super) fn stop(&mut self, now: Instant, server: Option<u32>) -> Result<()> {
         self.elapsed = self.started.map_or(Duration::ZERO, |started| now - started);
-        if let (Some(before), Some(pid)) = (self.server_cpu, server) {
-            self.server_cpu = Some(cpu_time(pid)?.saturating_sub(before));
+        let Some(before) = &self.cpu_before else { return Ok(()) };
+        if let (Some(before), Some(pid)) = (before.server, server) {
+            self.server_cpu = Some(CpuTime::of(pid)?.since(before));
         }
-        self.own_cpu = cpu_time(std::process::id())?.saturating_sub(self.own_cpu);
+        self.own_cpu = CpuTime::of(std::process::id())?.since(before.own);
         Ok(())
     }
 
@@ -126,20 +137,6 @@ impl fmt::Display for Summary {
     }
 }
 
-/// The processor time of a process with all its threads: the first number of each thread's
-/// `schedstat`, in nanoseconds; kernel worker threads that io_uring makes are among them.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let folder = format!("/proc/{pid}/task");
-    let mut total = 0u64;
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
-        // A thread may end between the listing and the reading; its time is then not counted.
-        let Ok(text) = fs::read_to_string(entry?.path().join("schedstat")) else { continue };
-        let nanoseconds = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-        total += nanoseconds.with_context(|| format!("{folder} has a schedstat of an unknown form"))?;
-    }
-    Ok(Duration::from_nanos(total))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,14 +164,5 @@ mod tests {
         assert_eq!((summary.iops, summary.server_cpu_us), (500.0, None));
         assert!((summary.p50_us - 500.0).abs() < 1.0 && (summary.p99_us - 990.0).abs() < 1.0, "{summary:?}");
         assert!((summary.mib_per_s - 500.0 * 4096.0 / 1048576.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn processor_time_of_a_process_rises() {
-        let before = cpu_time(std::process::id()).unwrap();
-        let mut sum = 0u64;
-        while cpu_time(std::process::id()).unwrap() <= before {
-            sum = std::hint::black_box(sum + 1);
-        }
     }
 }

@@ -1,0 +1,222 @@
+//! SVG plots: bars in small panels, and a curve.
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+/// A bar, with the ends of its rounds and, where there is one, a second value behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bar {
+    /// Whose.
+    pub name: String,
+    /// Its length.
+    pub value: f64,
+    /// Lowest and highest of the rounds.
+    pub ends: (f64, f64),
+    /// A paler bar behind it, such as p99 behind p50.
+    pub behind: Option<f64>,
+}
+
+/// Some bars on one scale.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// Above it.
+    pub title: String,
+    /// From left to right.
+    pub bars: Vec<Bar>,
+}
+
+const PANEL_PIXELS: (u32, u32) = (300, 190);
+const PANELS_IN_A_ROW: usize = 3;
+const TITLE_PIXELS: u32 = 34;
+/// Told apart by colour-blind people too (Okabe and Ito).
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(213, 94, 0),
+];
+const BAR_WIDTH: f64 = 0.7;
+/// Room above the highest bar for its number.
+const HEADROOM: f64 = 1.25;
+
+/// Panels below a title. Each has its own scale, which starts at zero.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn panels(title: &str, panels: &[Panel]) -> Result<String> {
+    let columns = panels.len().clamp(1, PANELS_IN_A_ROW);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let size = (PANEL_PIXELS.0 * columns as u32, PANEL_PIXELS.1 * rows as u32 + TITLE_PIXELS);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE).map_err(undrawn)?;
+        let body = root.titled(title, ("sans-serif", 18)).map_err(undrawn)?;
+        for (area, panel) in body.split_evenly((rows, columns)).iter().zip(panels) {
+            draw(area, panel)?;
+        }
+        root.present().map_err(undrawn)?;
+    }
+    Ok(svg)
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
+    let highest = panel.bars.iter().map(|bar| bar.ends.1.max(bar.value).max(bar.behind.unwrap_or(0.0)));
+    let top = highest.fold(f64::MIN_POSITIVE, f64::max) * HEADROOM;
+    let count = panel.bars.len() as f64;
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 13))
+        .margin(6)
+        .x_label_area_size(18)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..count.max(1.0), 0.0..top)
+        .map_err(undrawn)?;
+    let name = |at: &f64| {
+        let index = at.floor();
+        let bar = panel.bars.get(index.max(0.0) as usize).filter(|_| (at - index - 0.5).abs() < 1e-9);
+        bar.map_or(String::new(), |bar| bar.name.clone())
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .y_labels(5)
+        .y_label_formatter(&|value| short(*value))
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 10))
+        .draw()
+        .map_err(undrawn)?;
+    for (index, bar) in panel.bars.iter().enumerate() {
+        let colour = COLOURS[index % COLOURS.len()];
+        let middle = index as f64 + 0.5;
+        let (left, right) = (middle - BAR_WIDTH / 2.0, middle + BAR_WIDTH / 2.0);
+        let rectangle = |height: f64, style: ShapeStyle| Rectangle::new([(left, 0.0), (right, height)], style);
+        if let Some(behind) = bar.behind {
+            chart.draw_series([rectangle(behind, colour.mix(0.3).filled())]).map_err(undrawn)?;
+        }
+        chart.draw_series([rectangle(bar.value, colour.filled())]).map_err(undrawn)?;
+        let ends = PathElement::new(vec![(middle, bar.ends.0), (middle, bar.ends.1)], BLACK.stroke_width(1));
+        chart.draw_series([ends]).map_err(undrawn)?;
+        let height = bar.ends.1.max(bar.value).max(bar.behind.unwrap_or(0.0));
+        write_text(&chart, area, (middle, height), &label(bar), -14)?;
+        write_text(&chart, area, (middle, 0.0), &name(&middle), 4)?;
+    }
+    Ok(())
+}
+
+type Chart<'a, 'b> = ChartContext<
+    'a,
+    SVGBackend<'b>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+/// Centred text, `down` pixels from a place in the chart.
+fn write_text(chart: &Chart<'_, '_>, area: &Area<'_>, place: (f64, f64), text: &str, down: i32) -> Result<()> {
+    use plotters::style::text_anchor::{HPos, Pos, VPos};
+    let (x, y) = chart.backend_coord(&place);
+    let base = area.get_base_pixel();
+    let style = TextStyle::from(("sans-serif", 10).into_font()).pos(Pos::new(HPos::Center, VPos::Top));
+    area.draw(&Text::new(text.to_owned(), (x - base.0, y - base.1 + down), style)).map_err(undrawn)
+}
+
+fn label(bar: &Bar) -> String {
+    bar.behind.map_or(short(bar.value), |behind| format!("{} / {}", short(bar.value), short(behind)))
+}
+
+/// A curve through points, each marked.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn curve(title: &str, x_name: &str, y_name: &str, points: &[(f64, f64)]) -> Result<String> {
+    let end = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(1.0, f64::max) * 1.05;
+    let (right, top) = (end(|point| point.0), end(|point| point.1));
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (640, 360)).into_drawing_area();
+        root.fill(&WHITE).map_err(undrawn)?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(title, ("sans-serif", 18))
+            .margin(10)
+            .x_label_area_size(36)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..right, 0.0..top)
+            .map_err(undrawn)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(x_name).y_desc(y_name).light_line_style(TRANSPARENT);
+        mesh.x_label_formatter(&|value| short(*value)).y_label_formatter(&|value| short(*value));
+        mesh.draw().map_err(undrawn)?;
+        chart.draw_series(LineSeries::new(points.iter().copied(), COLOURS[0].stroke_width(2))).map_err(undrawn)?;
+        let dots = points.iter().map(|point| Circle::new(*point, 3, COLOURS[0].filled()));
+        chart.draw_series(dots).map_err(undrawn)?;
+        root.present().map_err(undrawn)?;
+    }
+    Ok(svg)
+}
+
+fn undrawn(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("cannot draw the plot: {error}")
+}
+
+/// A number in few letters: 1.2, 12, 123, 1.2k, 12k.
+fn short(value: f64) -> String {
+    let (value, unit) = if value >= 1e6 {
+        (value / 1e6, "M")
+    } else if value >= 1e3 {
+        (value / 1e3, "k")
+    } else {
+        (value, "")
+    };
+    let decimals = usize::from(value < 10.0 && value.fract() != 0.0);
+    format!("{value:.decimals$}{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Vec<Panel> {
+        let bar =
+            |name: &str, value: f64, behind| Bar { name: name.into(), value, ends: (value * 0.9, value * 1.1), behind };
+        vec![
+            Panel { title: "read-4k".into(), bars: vec![bar("tail-nbd", 200e3, None), bar("nbdkit", 50e3, None)] },
+            Panel { title: "<latency> & more".into(), bars: vec![bar("tail-nbd", 12.0, Some(40.0))] },
+        ]
+    }
+
+    #[test]
+    fn the_plot_is_the_golden_one() {
+        let svg = panels("Requests a second", &example()).unwrap();
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/golden.svg");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(golden, &svg).unwrap();
+        }
+        assert_eq!(svg, std::fs::read_to_string(golden).unwrap(), "UPDATE_GOLDEN=1 writes the new one");
+    }
+
+    #[test]
+    fn strange_data_still_make_a_plot() {
+        assert!(panels("nothing", &[]).unwrap().starts_with("<svg"));
+        let empty = Panel { title: "empty".into(), bars: Vec::new() };
+        let zero = Bar { name: "zero".into(), value: 0.0, ends: (0.0, 0.0), behind: Some(0.0) };
+        let svg = panels("</svg>", &[empty, Panel { title: "zero".into(), bars: vec![zero] }]).unwrap();
+        assert_eq!(svg.matches("</svg>").count(), 1, "text is escaped");
+        assert!(curve("memory", "discs", "MiB", &[]).unwrap().starts_with("<svg"));
+        assert_eq!(
+            curve("memory", "discs", "MiB", &[(0.0, 20.0), (4000.0, 90.0)]).unwrap().matches("<circle").count(),
+            2
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let numbers =
+            [(0.0, "0"), (1.25, "1.2"), (12.3, "12"), (999.0, "999"), (5000.0, "5k"), (5100.0, "5.1k"), (2e6, "2M")];
+        for (value, text) in numbers {
+            assert_eq!(short(value), text);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Medians and spreads of a few rounds: pure.
+
+/// The middle of some measurements, and their ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The middle one; of an even number, the mean of the two in the middle.
+    pub median: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// The spread of `values`; none when there are none, or when one is no number.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
+            return None;
+        }
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median =
+            if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
+        Some(Self { median, min: sorted[0], max: sorted[sorted.len() - 1] })
+    }
+}
+
+/// `ours / theirs`; none when that says nothing.
+pub fn ratio(ours: f64, theirs: f64) -> Option<f64> {
+    let ratio = ours / theirs;
+    (ratio.is_finite() && theirs > 0.0).then_some(ratio)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let spread = Spread::of(&[9.0, 1.0, 4.0]).unwrap();
+        assert_eq!((spread.median, spread.min, spread.max), (4.0, 1.0, 9.0));
+        assert_eq!(Spread::of(&[4.0, 2.0]).unwrap().median, 3.0);
+        assert_eq!(Spread::of(&[7.0]).unwrap(), Spread { median: 7.0, min: 7.0, max: 7.0 });
+    }
+
+    #[test]
+    fn nothing_has_no_median() {
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn a_ratio_to_nothing_is_none() {
+        assert_eq!(ratio(3.0, 2.0), Some(1.5));
+        assert_eq!(ratio(0.0, 2.0), Some(0.0));
+        assert_eq!(ratio(3.0, 0.0), None);
+        assert_eq!(ratio(f64::NAN, 1.0), None);
+    }
+}
