@@ -139,7 +139,7 @@ impl TestLab {
     /// Shows the end of every log, for the report of a failed test.
     pub fn logs(&self) -> String {
         let Ok(cluster) = self.cluster() else { return String::new() };
-        let log = |node| format!("--- {node}\n{}\n", process::log_end(&cluster.layout.log(node), 30));
+        let log = |node| format!("--- {node}\n{}\n", process::log_end(&cluster.layout.log(node), 15));
         cluster.state.plan.daemons().into_iter().map(log).collect()
     }
 }
@@ -184,6 +184,11 @@ impl Conversation {
         }
         let input = child.stdin.take();
         Ok(Self { child, input, output, heard: Vec::new() })
+    }
+
+    /// Whether the program has ended.
+    pub fn ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Types something.

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     process::{Command, ExitCode},
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 /// A guest boots in 10 to 22 s without KVM on an idle machine; a busy one takes its time.
@@ -90,8 +90,9 @@ fn run(lab: &TestLab, wanted: Option<&str>) -> (usize, usize, usize) {
             }
             Err(error) => {
                 failed += 1;
-                println!("test {name} ... FAILED ({:.1} s)\n{error:?}\n{}", start.elapsed().as_secs_f64(), lab.logs());
-                if needed {
+                println!("test {name} ... FAILED ({:.1} s)\n{error:#}\n{}", start.elapsed().as_secs_f64(), lab.logs());
+                // What the step broke on purpose is mended, so that the next ones tell something.
+                if needed || lab.up().is_err() {
                     return (passed, failed, ignored + STEPS.len() - index - 1);
                 }
             }
@@ -118,18 +119,16 @@ fn vm_new(lab: &TestLab) -> Result<()> {
 }
 
 fn console_login(lab: &TestLab) -> Result<()> {
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
-    ensure!(console.run("echo $((6 * 7))")?.contains("42"), "the shell does not answer");
+    let mut console = Console::log_in(lab)?;
+    ensure!(console.run("echo $((6 * 7))")? == "42", "the shell does not answer");
     // Several viewers at once, and the last of what was said is shown to the new one.
-    let mut second = Console::open(lab)?;
-    second.0.expect("42", REACTION).context("the second viewer does not see what was said before")?;
+    let mut second = Conversation::start(&mut lab.bigv(&["vm", "console", "web1"]))?;
+    second.expect("42", REACTION).context("the second viewer does not see what was said before")?;
     Ok(())
 }
 
 fn guest_sees_discs(lab: &TestLab) -> Result<()> {
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     for (disc, bytes) in [("vda", 1u64 << 30), ("vdb", 2 << 30)] {
         let size = console.run(&format!("cat /sys/block/{disc}/size"))?;
         ensure!(size.trim() == (bytes / 512).to_string(), "{disc} has {size:?} sectors");
@@ -173,8 +172,7 @@ fn stranger_is_refused(lab: &TestLab) -> Result<()> {
             "a key is listed to head{from}: {shown}"
         );
     }
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     console.remembers().context("the strangers disturbed the guest")
 }
 
@@ -200,8 +198,7 @@ fn tail_killed(lab: &TestLab) -> Result<()> {
         lab.kill(Node::Tail(tail))?;
         lab.start(Node::Tail(tail))?;
     }
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     // It reconnects after 1, 2, 4 … seconds; nothing comes from the guest's cache.
     console.run("echo 3 > /proc/sys/vm/drop_caches")?;
     console.remembers()?;
@@ -218,8 +215,7 @@ fn brain_killed(lab: &TestLab) -> Result<()> {
     ensure!(dead.status.code() == Some(150), "with the brain dead `bigv` says {dead:?}");
     ensure!(before.alive(), "the guest died with the brain");
     // The console needs no brain; its keys are on the head.
-    let mut console = Console::open_at(lab, &management)?;
-    console.log_in()?;
+    let mut console = Console::log_in_at(lab, &management)?;
     console.remembers()?;
     lab.start(Node::Brain)?;
     eventually("the brain sees the guest again", || Ok(runs(&vm(lab)?)))?;
@@ -243,8 +239,7 @@ fn head_killed(lab: &TestLab) -> Result<()> {
         Ok(runs(&vm) && vm["head"] == format!("head{head}"))
     })?;
     ensure!(guest(lab)? == Some(before), "the guest is another process");
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     console.remembers()
 }
 
@@ -252,8 +247,7 @@ fn guest_crashed(lab: &TestLab) -> Result<()> {
     let before = guest(lab)?.context("no guest")?;
     before.signal(Signal::KILL);
     eventually("another qemu runs", || Ok(guest(lab)?.is_some_and(|now| now != before)))?;
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     console.remembers()
 }
 
@@ -261,8 +255,7 @@ fn disc_grows(lab: &TestLab) -> Result<()> {
     let before = guest(lab)?.context("no guest")?;
     let label = json(lab, &["disc", "list", "web1"])?[1]["label"].as_str().context("no label")?.to_owned();
     bigv(lab, &["disc", "resize", "web1", "--disc-label", &label, "--disc-size", "3"])?;
-    let mut console = Console::open(lab)?;
-    console.log_in()?;
+    let mut console = Console::log_in(lab)?;
     let sectors = (3u64 << 30) / 512;
     eventually("the guest sees the new size", || {
         Ok(console.run("cat /sys/block/vdb/size")?.trim() == sectors.to_string())
@@ -295,7 +288,7 @@ fn power(lab: &TestLab) -> Result<()> {
     let started = guest(lab)?.context("`vm start` came back before the guest ran")?;
     bigv(lab, &["vm", "restart", "web1"])?;
     eventually("another qemu runs", || Ok(guest(lab)?.is_some_and(|now| now != started)))?;
-    Console::open(lab)?.log_in()?;
+    Console::log_in(lab)?;
     bigv(lab, &["vm", "stop", "web1"])?;
     eventually("no qemu runs", || Ok(guest(lab)?.is_none()))?;
     ensure!(vm(lab)?["head"].is_null(), "it is off, and on a head: {}", vm(lab)?);
@@ -327,45 +320,58 @@ fn down(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
-/// The console of web1, as `bigv vm console` gives it.
-struct Console(Conversation);
+/// The console of web1, logged in.
+struct Console {
+    conversation: Conversation,
+    /// Counts up, to give each command marks of its own.
+    commands: u128,
+}
 
 impl Console {
-    fn open(lab: &TestLab) -> Result<Self> {
-        Self::start(&mut lab.bigv(&["vm", "console", "web1"]))
+    /// As `bigv vm console` gives it.
+    fn log_in(lab: &TestLab) -> Result<Self> {
+        Self::log_in_with(|| lab.bigv(&["vm", "console", "web1"]))
     }
 
     /// With ssh alone, as `bigv` would call it: for when there is no brain to ask for the address.
-    fn open_at(lab: &TestLab, address: &str) -> Result<Self> {
-        let root = lab.cluster()?.layout.root;
-        let mut ssh = Command::new("ssh");
+    fn log_in_at(lab: &TestLab, address: &str) -> Result<Self> {
+        let key = lab.cluster()?.layout.root.join("console_key");
         let proxy = format!("ProxyCommand={} %h %p", shell_words(&lab.bigv_lab("connect")));
-        ssh.args(["-o", &proxy, "-o", "StrictHostKeyChecking=no", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]);
-        ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-i"])
-            .arg(root.join("console_key"))
-            .arg(format!("admin@{address}"));
-        Self::start(&mut ssh)
+        Self::log_in_with(|| {
+            let mut ssh = Command::new("ssh");
+            ssh.args(["-o", &proxy, "-o", "StrictHostKeyChecking=no", "-o", "IdentitiesOnly=yes"]);
+            ssh.args(["-o", "LogLevel=ERROR", "-o", "UserKnownHostsFile=/dev/null", "-i"]).arg(&key);
+            ssh.arg(format!("admin@{address}"));
+            ssh
+        })
     }
 
-    fn start(command: &mut Command) -> Result<Self> {
-        Ok(Self(Conversation::start(command)?))
-    }
-
-    /// To a shell's prompt, whatever state the terminal is in: booting, at its login prompt, or logged in.
-    fn log_in(&mut self) -> Result<()> {
+    /// To a shell's prompt, whatever state the guest is in: booting, at its login prompt, or logged in.
+    fn log_in_with(mut command: impl FnMut() -> Command) -> Result<Self> {
         let deadline = Instant::now() + BOOT;
         loop {
-            self.0.send("\n")?;
-            if self.0.expect("login: ", Duration::from_secs(2)).is_ok() {
-                self.0.send("root\n")?;
+            let conversation = Conversation::start(&mut command())?;
+            // A new viewer is shown what was said before: its marks must be others.
+            let since_epoch = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+            let mut console = Self { conversation, commands: since_epoch };
+            match console.reach_prompt(deadline) {
+                Ok(()) => return Ok(console),
+                Err(error) if Instant::now() >= deadline => return Err(error).context("no prompt on the console"),
+                // It ended: the console of a guest that is about to start is not there yet.
+                Err(_) => process::wait(process::POLL * 10, || false),
+            };
+        }
+    }
+
+    fn reach_prompt(&mut self, deadline: Instant) -> Result<()> {
+        loop {
+            self.conversation.send("\n")?;
+            if self.conversation.expect("login: ", Duration::from_secs(2)).is_ok() {
+                self.conversation.send("root\n")?;
             }
-            // The answer is computed, so that the echo of the question is not taken for it.
-            self.0.send("echo ready-$((40 + 2))\n")?;
-            match self.0.expect("ready-42", Duration::from_secs(5)) {
+            match self.run_within("true", Duration::from_secs(5)) {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() >= deadline => {
-                    return Err(error).context("no login prompt on the console");
-                }
+                Err(error) if self.conversation.ended() || Instant::now() >= deadline => return Err(error),
                 Err(_) => {}
             }
         }
@@ -373,11 +379,20 @@ impl Console {
 
     /// What a command prints.
     fn run(&mut self, command: &str) -> Result<String> {
-        // The marks are computed by the shell, so that the echo of the command has none of them.
-        self.0.send(&format!("{{ {command}; }} | sed \"s/^/<o${{NO}}ut>/\"; echo done-$((40 + 3))\n"))?;
-        let said = self.0.expect("done-43", REACTION)?;
-        let lines = said.lines().filter_map(|line| line.split_once("<out>"));
-        Ok(lines.map(|(_, printed)| printed.trim_end()).collect::<Vec<_>>().join("\n"))
+        self.run_within(command, REACTION)
+    }
+
+    /// The marks are computed by the guest's shell, so that the echo of the command has none of them.
+    fn run_within(&mut self, command: &str, patience: Duration) -> Result<String> {
+        self.commands += 1;
+        let mark = self.commands;
+        let begin = format!("echo begin-$(({mark} + 0))-");
+        let end = format!("echo; echo end-$(({mark} + 0))-");
+        self.conversation.send(&format!("{begin}; {command}; {end}\n"))?;
+        self.conversation.expect(&format!("begin-{mark}-"), patience)?;
+        let end = format!("end-{mark}-");
+        let said = self.conversation.expect(&end, patience)?;
+        Ok(said.trim_end_matches(&end).trim().to_owned())
     }
 
     /// What was written to the second disc is still there.
