@@ -347,6 +347,8 @@ async fn who_one_is_and_what_one_may() {
     alice.post("/users/carol/privileges", json!({"level": "account_admin", "account_id": 1})).await.with(403);
     alice.post("/users/carol/privileges", grant("group_admin")).await.with(400);
     alice.post("/users/carol/privileges", json!({"level": "cluster_su"})).await.with(403);
+    let limited = json!({"level": "vm_console", "virtual_machine_id": 1, "ip_restrictions": "everywhere"});
+    assert!(alice.post("/users/carol/privileges", limited).await.with(400)["ip_restrictions"].is_array());
     bob.post("/users/carol/privileges", grant("vm_console")).await.with(404);
     carol.get("/virtual_machines/web1").await.with(200);
     assert_eq!(carol.get("/accounts?view=overview").await.with(200)[0]["groups"][0]["virtual_machines"][0]["id"], 1);

@@ -11,6 +11,9 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+/// Longest list of networks that a grant is limited to, in bytes.
+const NETWORKS_BYTES_MAX: usize = 1024;
+
 /// How much a grant allows, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -158,16 +161,40 @@ impl Grant {
     }
 }
 
+/// Checks networks that a grant is to be limited to: addresses or CIDRs, separated by commas or
+/// spaces.
+///
+/// # Errors
+/// The API's sentence.
+pub fn check_networks(networks: &str) -> Result<(), String> {
+    if networks.len() > NETWORKS_BYTES_MAX {
+        return Err(format!("is too long (maximum is {NETWORKS_BYTES_MAX} characters)"));
+    }
+    // A network that can be read holds its own base.
+    let readable = |part: &str| {
+        let base = part.split('/').next().unwrap_or_default();
+        base.parse().is_ok_and(|base| in_network(part, base))
+    };
+    match split(networks).find(|part| !readable(part)) {
+        Some(bad) => Err(format!("is invalid: {bad:?} is no address or network, as 192.0.2.0/24")),
+        None => Ok(()),
+    }
+}
+
+fn split(networks: &str) -> impl Iterator<Item = &str> {
+    networks.split([',', ' ', '\n']).filter(|part| !part.is_empty())
+}
+
 /// Whether one of `networks` holds `address`. What cannot be read holds nobody.
 fn permits(networks: &str, address: Option<IpAddr>) -> bool {
     let Some(address) = address else { return false };
-    let mut parts = networks.split([',', ' ', '\n']).filter(|part| !part.is_empty()).peekable();
+    let mut parts = split(networks).peekable();
     parts.peek().is_none() || parts.any(|network| in_network(network, address))
 }
 
 fn in_network(network: &str, address: IpAddr) -> bool {
     let (base, length) = match network.split_once('/') {
-        Some((base, length)) => (base, length.parse::<u32>().ok()),
+        Some((base, length)) => (base, length.parse::<u32>().ok().filter(|length| *length <= 128)),
         None => (network, Some(128)),
     };
     let (Ok(base), Some(length)) = (base.parse::<IpAddr>(), length) else { return false };
@@ -399,6 +426,10 @@ mod tests {
         for bad in ["x", "192.0.2.0/x", "192.0.2.0/-1", "/"] {
             assert!(!permits(bad, "192.0.2.1".parse().ok()), "{bad}");
         }
+        for bad in ["x", "192.0.2.0/x", "192.0.2.0/-1", "/", "192.0.2.0/24, ::/129"] {
+            assert!(check_networks(bad).is_err(), "{bad}");
+        }
+        assert_eq!(check_networks("192.0.2.0/24, 2001:db8::/32 198.51.100.7"), Ok(()));
         assert!(permits("0.0.0.0/0", "192.0.2.1".parse().ok()));
         assert!(permits("::/0", "2001:db8::1".parse().ok()));
         assert!(permits("192.0.2.1", "192.0.2.1".parse().ok()));

@@ -11,7 +11,7 @@ use crate::{
         account::Privilege,
         filter::Filter,
         name::Spec,
-        privilege::{Action, Grant, Level, Place, Scope},
+        privilege::{Action, Grant, Level, Place, Scope, check_networks},
     },
     store::{
         accounts,
@@ -90,6 +90,9 @@ pub async fn create(
         None => return Err(invalid("level", "can't be blank")),
         Some(level) => level.parse().map_err(|error| invalid("level", format!("{error}")))?,
     };
+    if let Some(Err(sentence)) = order.ip_restrictions.as_deref().map(check_networks) {
+        return Err(invalid("ip_restrictions", sentence));
+    }
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
     // Who may give a privilege has to be able to name whom: users are no secret to them.

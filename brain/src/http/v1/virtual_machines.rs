@@ -239,3 +239,47 @@ pub(crate) async fn reimage(
     virtual_machines::reimage(&api.service, &caller, &named.filter, &distribution).await?;
     Ok(Answer::ok(&Value::Object(echo))?.ignoring(ignored))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Any JSON, with the attributes that are looked for where they are looked for more often than
+    /// chance would have it.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        let name = prop_oneof![
+            Just("virtual_machine".to_owned()),
+            Just("discs".to_owned()),
+            Just("reimage".to_owned()),
+            Just("size".to_owned()),
+            Just("name".to_owned()),
+            Just("power_on".to_owned()),
+            "[a-z_]{0,6}",
+        ];
+        leaf.prop_recursive(4, 32, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::btree_map(name.clone(), inner, 0..6)
+                    .prop_map(|attributes| Value::Object(attributes.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn reading_an_order_never_panics(value in json()) {
+            if let Value::Object(attributes) = value {
+                read_order(Fields::new(attributes.clone()));
+                read_change(&mut Fields::new(attributes));
+            }
+        }
+    }
+}
