@@ -6,8 +6,9 @@ mod common;
 
 use common::{LOOPBACK, MIB, Tail, has, pattern, run};
 use spine::secret::Secret;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tail_nbd::shard::Access;
 
 #[test]
@@ -200,6 +201,38 @@ fn qemu_io_writes_discards_and_reads_patterns() {
     arguments.push(&uri);
     let said = run("qemu-io", &arguments);
     assert!(!said.contains("failed"), "{said}");
+}
+
+#[test]
+fn rule15_qemu_does_not_notice_that_its_connection_was_closed_for_a_resize() {
+    if !has("qemu-io") {
+        return;
+    }
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 8 * MIB);
+    let (host, port) = (disc.address.ip(), disc.address.port());
+    let options = format!("driver=nbd,server.type=inet,server.host={host},server.port={port},reconnect-delay=30");
+    let mut child = Command::new("qemu-io")
+        .args(["--image-opts", &options])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut orders = child.stdin.take().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut ask = |order: &str, answer: &str| {
+        writeln!(orders, "{order}").unwrap();
+        let line = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("bytes at offset")));
+        assert!(line.is_some_and(|line| line.unwrap().contains(answer)), "{order}");
+    };
+    ask("write -P 7 0 64k", "wrote 65536/65536");
+    for round in 1..4 {
+        tail.runtime.block_on(tail.shards().resize(disc.number, (8 + round) * MIB)).unwrap();
+        ask("read -P 7 0 64k", "read 65536/65536");
+        ask("write -P 7 1M 3M", "wrote 3145728/3145728");
+    }
+    writeln!(orders, "quit").unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -439,6 +439,19 @@ fn idle_connections_cost_no_turns() {
 }
 
 #[test]
+fn r127_a_thousand_discs_in_one_process() {
+    let tail = Tail::start(2);
+    let discs: Vec<_> = (0..1000).map(|number| tail.serve(number, MIB)).collect();
+    for disc in discs.iter().step_by(50) {
+        let bytes = pattern(disc.number.0, 4096);
+        disc.connect().write(0, &bytes);
+        let mut stored = vec![0; 4096];
+        tail.file(disc.number.0).read_exact_at(&mut stored, 0).unwrap();
+        assert!(stored == bytes, "disc {} has its own bytes", disc.number);
+    }
+}
+
+#[test]
 fn list_names_no_key_and_names_the_plain_export() {
     let tail = Tail::start(1);
     let plain = tail.serve(1, MIB);

@@ -14,9 +14,13 @@
 //! Deliberately absent: a trait over rings, and a second way to do I/O where io_uring is missing: that would
 //! be a second, untested server.
 
+#[forbid(unsafe_code)]
 pub mod batch;
+#[forbid(unsafe_code)]
 pub mod op;
+#[forbid(unsafe_code)]
 pub mod probe;
+#[forbid(unsafe_code)]
 pub mod slots;
 #[allow(unsafe_code)]
 pub mod uring;
