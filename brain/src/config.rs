@@ -264,6 +264,9 @@ impl Config {
     }
 }
 
+/// A guests' network has room for 65,536 addresses at least: the first 256 are for routers.
+const IPV6_PREFIX_BITS_MAX: u8 = 112;
+
 impl NetworkConfig {
     fn problem(&self) -> Option<String> {
         let [first, last] = self.ipv4_range;
@@ -279,6 +282,12 @@ impl NetworkConfig {
             return Some(format!(
                 "network {}: ipv4_router {router} must be in {} and outside of ipv4_range",
                 self.vlan, self.ipv4
+            ));
+        }
+        if self.ipv6.prefix_bits() > IPV6_PREFIX_BITS_MAX {
+            return Some(format!(
+                "network {}: ipv6 {} is too small: a prefix of at most {IPV6_PREFIX_BITS_MAX} bits is needed",
+                self.vlan, self.ipv6
             ));
         }
         if !self.ipv6.contains(self.ipv6_router) {
@@ -342,6 +351,7 @@ size_min_mib = 64
             ("10.16.3.199", "10.16.9.199", "management_range"),
             ("10.16.4.100", "10.16.4.250", "ipv4_range"),
             ("router = \"10.16.4.1\"", "router = \"10.16.4.150\"", "ipv4_router"),
+            ("fd00:b16:0:4::/64", "fd00:b16:0:4::/120", "ipv6"),
             ("lab.bigv.example", "Lab..example", "cluster_domain"),
             ("[\"[fd00:b16:0:1::1]:7770\"]", "[]", "spine_listen"),
         ] {

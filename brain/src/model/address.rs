@@ -1,5 +1,6 @@
 //! Which address a new network card gets: the first that is free.
 
+use super::network::Ipv6Network;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Addresses from `first` to `last`, both included, of one family.
@@ -11,9 +12,9 @@ pub struct AddressRange {
     pub last: IpAddr,
 }
 
-/// The first host number of an IPv6 network that VMs are given: those below are for routers.
+/// The first host number that VMs are given.
 const IPV6_HOST_FIRST: u128 = 0x100;
-/// The highest: 2^32 addresses are more than a cluster has VMs, and leave the rest of the /64 alone.
+/// The highest.
 const IPV6_HOST_LAST: u128 = 0xffff_ffff;
 
 impl AddressRange {
@@ -22,11 +23,12 @@ impl AddressRange {
         Self { first: first.into(), last: last.into() }
     }
 
-    /// The part of an IPv6 network (given by any address of its /64) that VMs are given.
-    pub fn ipv6(network: Ipv6Addr) -> Self {
-        let base = u128::from(network) & !u128::from(u64::MAX);
-        let host = |number: u128| IpAddr::from(Ipv6Addr::from(base | number));
-        Self { first: host(IPV6_HOST_FIRST), last: host(IPV6_HOST_LAST) }
+    /// The part of an IPv6 network that VMs are given: not the first addresses, which are for
+    /// routers, and not more than 2^32, which leaves the rest of a /64 alone.
+    pub fn ipv6(network: Ipv6Network) -> Self {
+        let base = u128::from(network.base());
+        let last = u128::from(network.last()).min(base | IPV6_HOST_LAST);
+        Self { first: Ipv6Addr::from(base | IPV6_HOST_FIRST).into(), last: Ipv6Addr::from(last).into() }
     }
 
     /// The first address that is not among `used`, which is in rising order.
@@ -89,7 +91,10 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_leaves_room_for_routers() {
-        let range = AddressRange::ipv6("fd00:b16:0:4::".parse().unwrap());
+        let range = AddressRange::ipv6("fd00:b16:0:4::/64".parse().unwrap());
+        assert_eq!(range.last, "fd00:b16:0:4::ffff:ffff".parse::<IpAddr>().unwrap());
+        let small = AddressRange::ipv6("fd00::1:0/112".parse().unwrap());
+        assert_eq!(small.last, "fd00::1:ffff".parse::<IpAddr>().unwrap());
         assert_eq!(range.first_free(&[v4(1)]), Some("fd00:b16:0:4::100".parse().unwrap()));
         assert_eq!(
             range.first_free(&["fd00:b16:0:4::100".parse().unwrap()]),

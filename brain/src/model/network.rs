@@ -56,6 +56,21 @@ impl Ipv6Network {
         u128::from(address) & self.mask() == u128::from(self.base)
     }
 
+    /// The first address: the prefix, then zeroes.
+    pub fn base(self) -> Ipv6Addr {
+        self.base
+    }
+
+    /// The last address: the prefix, then ones.
+    pub fn last(self) -> Ipv6Addr {
+        Ipv6Addr::from(u128::from(self.base) | !self.mask())
+    }
+
+    /// Bits of the prefix.
+    pub fn prefix_bits(self) -> u8 {
+        self.prefix_bits
+    }
+
     fn mask(self) -> u128 {
         u128::MAX.checked_shl(128 - u32::from(self.prefix_bits)).unwrap_or(0)
     }

@@ -33,7 +33,7 @@ pub(super) async fn network_card(service: &Service, tx: &Transaction<'_>, vm_id:
     let vlan = i64::from(network.vlan);
     let [first, last] = network.ipv4_range;
     let ipv4 = first_free(tx, AddressRange::ipv4(first, last), network).await?;
-    let ipv6 = first_free(tx, AddressRange::ipv6(network.ipv6_router), network).await?;
+    let ipv6 = first_free(tx, AddressRange::ipv6(network.ipv6), network).await?;
     let nic_id = nics::insert(tx, vm_id, vlan).await?;
     addresses::insert(tx, nic_id, vlan, ipv4).await?;
     addresses::insert(tx, nic_id, vlan, ipv6).await?;
@@ -45,7 +45,9 @@ async fn first_free(
     range: AddressRange,
     network: &NetworkConfig,
 ) -> Result<IpAddr, ServiceError> {
-    let used = addresses::used(tx, range.first, range.last).await?;
+    let mut used = addresses::used(tx, range.first, range.last).await?;
+    used.extend([IpAddr::from(network.ipv4_router), network.ipv6_router.into()]);
+    used.sort_unstable();
     range.first_free(&used).ok_or_else(|| {
         let AddressRange { first, last } = range;
         let sentence =
