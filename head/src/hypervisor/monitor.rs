@@ -140,7 +140,7 @@ struct Connection {
 impl Connection {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         if let Err(error) = self.turns(&mut requests).await {
-            tracing::debug!(%error, "a monitor connection ended");
+            tracing::warn!(%error, "a monitor connection failed");
         }
     }
 
