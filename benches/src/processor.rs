@@ -13,6 +13,7 @@ use std::{fs, time::Duration};
 pub struct CpuTime {
     threads: Duration,
     process: Duration,
+    waited: Duration,
 }
 
 /// Linux counts `stat` in USER_HZ, 100 a second on every architecture that this runs on.
@@ -25,18 +26,19 @@ impl CpuTime {
     /// When there is no such process.
     pub fn of(pid: u32) -> Result<Self> {
         let folder = format!("/proc/{pid}/task");
-        let mut threads = Duration::ZERO;
+        let (mut threads, mut waited) = (Duration::ZERO, Duration::ZERO);
         for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
             // A thread may end between the listing and the reading.
             let Ok(text) = fs::read_to_string(entry?.path().join("schedstat")) else { continue };
-            let nanoseconds = text.split(' ').next().and_then(|word| word.parse().ok());
-            threads +=
-                nanoseconds.map(Duration::from_nanos).with_context(|| format!("{folder}: an unknown schedstat"))?;
+            let mut fields = text.split(' ').map_while(|word| word.parse().ok()).map(Duration::from_nanos);
+            let (on, behind) = fields.next().zip(fields.next()).context("a schedstat of an unknown form")?;
+            threads += on;
+            waited += behind;
         }
         let path = format!("/proc/{pid}/stat");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let ticks = ticks(&text).with_context(|| format!("{path} has an unknown form"))?;
-        Ok(Self { threads, process: TICK * ticks })
+        Ok(Self { threads, process: TICK * ticks, waited })
     }
 
     /// The time used since `before`.
@@ -45,6 +47,11 @@ impl CpuTime {
         let process = self.process.saturating_sub(before.process);
         // Both ends of `process` are rounded down to a tick, user and system time each.
         if process > threads + 4 * TICK { process } else { threads }
+    }
+
+    /// How long its threads were ready to run since `before`, and something else had their processor.
+    pub fn waited_since(self, before: Self) -> Duration {
+        self.waited.saturating_sub(before.waited)
     }
 }
 
@@ -177,6 +184,7 @@ mod tests {
         let time = |threads, process| CpuTime {
             threads: Duration::from_millis(threads),
             process: Duration::from_millis(process),
+            waited: Duration::ZERO,
         };
         assert_eq!(time(130, 120).since(time(30, 20)), Duration::from_millis(100));
         assert_eq!(time(10, 920).since(time(30, 20)), Duration::from_millis(900));

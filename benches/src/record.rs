@@ -125,6 +125,8 @@ pub struct Figures {
     pub server_cpu_us: f64,
     /// The client's processor time for a request in µs.
     pub client_cpu_us: f64,
+    /// The share of the time that something else had the client's processor; not known of fio.
+    pub client_wait_share: Option<f64>,
     /// The most memory that the server had resident, in KiB.
     pub rss_peak_kib: u64,
     /// Threads of the server that were free to leave its processor, as io_uring's workers are.
@@ -242,6 +244,7 @@ pub(crate) mod tests {
             p99_us: 3e6 / iops,
             server_cpu_us,
             client_cpu_us: 1.0,
+            client_wait_share: Some(0.0),
             rss_peak_kib: 2048,
             threads_unpinned_count: 0,
         }

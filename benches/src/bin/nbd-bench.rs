@@ -46,12 +46,12 @@ export name, {mib} its size. A name that is there already is replaced; servers w
 with tail-nbd are not counted among the peers. The record is saved after each round.
 Loads: see benches/src/loads.rs, or give a wrong one.")]
 struct Peers {
-    /// Rounds
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
-    /// Counted seconds of each sample
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    /// Rounds [default: 5]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Counted seconds of each sample [default: 3]
+    #[arg(long)]
+    seconds: Option<f64>,
     /// 1 round of 0.3 s on a file of 64 MiB, unless said otherwise: to see that all works
     #[arg(long)]
     quick: bool,
@@ -70,9 +70,9 @@ struct Peers {
     /// Only this client
     #[arg(long = "client", value_enum)]
     clients: Vec<Client>,
-    /// Size of the measured file in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    file_mib: u64,
+    /// Size of the measured file in MiB [default: 512]
+    #[arg(long, value_name = "MIB")]
+    file_mib: Option<u64>,
     /// The servers' processor; the first that may be used if not given
     #[arg(long, value_name = "CPU")]
     server_cpu: Option<usize>,
@@ -121,6 +121,7 @@ fn run_peers(arguments: Peers) -> Result<ExitCode> {
     let mut err = std::io::stderr().lock();
     let check = arguments.check;
     let config = config(arguments, &mut err)?;
+    config.check()?;
     writeln!(err, "about {} s; the record is {}", config.estimate().as_secs() + 1, config.record.display())?;
     let run = peers::run(&config, &mut err)?;
     write!(std::io::stdout().lock(), "{}", report::summary(&run))?;
@@ -137,14 +138,14 @@ fn config(arguments: Peers, err: &mut impl Write) -> Result<peers::Config> {
         None => None,
     };
     Ok(peers::Config {
-        rounds: if quick { 1 } else { arguments.rounds },
-        seconds: if quick { 0.3 } else { arguments.seconds },
+        rounds: arguments.rounds.unwrap_or(if quick { 1 } else { 5 }),
+        seconds: arguments.seconds.unwrap_or(if quick { 0.3 } else { 3.0 }),
         warm_up_seconds: if quick { 0.1 } else { 0.5 },
         servers: servers(arguments.servers, &arguments.without, err)?,
         null_server,
         loads: if arguments.loads.is_empty() { LOADS.iter().collect() } else { arguments.loads },
         clients: if arguments.clients.is_empty() { vec![Client::Own, Client::Fio] } else { arguments.clients },
-        file_mib: if quick { 64 } else { arguments.file_mib },
+        file_mib: arguments.file_mib.unwrap_or(if quick { 64 } else { 512 }),
         pair: Pair::choose(arguments.server_cpu, arguments.client_cpu)?,
         // fio and the servers may have another working directory in mind.
         scratch: std::path::absolute(&arguments.scratch)?,

@@ -24,6 +24,7 @@ pub struct Report {
     cpu_before: Option<CpuBefore>,
     server_cpu: Option<Duration>,
     own_cpu: Duration,
+    own_wait: Duration,
 }
 
 /// Processor time when counting began.
@@ -54,6 +55,9 @@ pub struct Summary {
     pub server_cpu_us: Option<f64>,
     /// The load generator's own, for comparison.
     pub client_cpu_us: f64,
+    /// The share of the run in which the load generator was ready and something else had its processor: how
+    /// much the machine was disturbed.
+    pub client_wait_share: f64,
 }
 
 impl Report {
@@ -71,6 +75,7 @@ impl Report {
             cpu_before: None,
             server_cpu: None,
             own_cpu: Duration::ZERO,
+            own_wait: Duration::ZERO,
         }
     }
 
@@ -87,7 +92,8 @@ impl Report {
         if let (Some(before), Some(pid)) = (before.server, server) {
             self.server_cpu = Some(CpuTime::of(pid)?.since(before));
         }
-        self.own_cpu = CpuTime::of(std::process::id())?.since(before.own);
+        let own = CpuTime::of(std::process::id())?;
+        (self.own_cpu, self.own_wait) = (own.since(before.own), own.waited_since(before.own));
         Ok(())
     }
 
@@ -117,6 +123,7 @@ impl Report {
             max_us: all.max() as f64 / 1e3,
             server_cpu_us: self.server_cpu.map(each),
             client_cpu_us: each(self.own_cpu),
+            client_wait_share: self.own_wait.as_secs_f64() / seconds,
         }
     }
 }
@@ -133,7 +140,8 @@ impl fmt::Display for Summary {
         if let Some(us) = self.server_cpu_us {
             writeln!(f, "server CPU  {us:>12.2} µs a request")?;
         }
-        write!(f, "client CPU  {:>12.2} µs a request", self.client_cpu_us)
+        writeln!(f, "client CPU  {:>12.2} µs a request", self.client_cpu_us)?;
+        write!(f, "client kept {:>12.1} % of the time from its processor by others", self.client_wait_share * 100.0)
     }
 }
 

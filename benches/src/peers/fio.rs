@@ -18,6 +18,8 @@ const LIMIT_JOB: &[&str] = &[
     "--name=limit",
     "--ioengine=io_uring",
     "--readonly",
+    // The default throws the file out of the page cache first.
+    "--invalidate=0",
     "--rw=randread",
     "--bs=4096",
     "--iodepth=128",
@@ -64,6 +66,7 @@ pub fn run(load: &Load, uri: &str, mib: u64, seconds: f64, server: u32, scratch:
         p99_us: totals.percentile("99.000000")?,
         server_cpu_us: server_cpu.as_secs_f64() * 1e6 / totals.requests_count,
         client_cpu_us: totals.cpu_us(),
+        client_wait_share: None,
         rss_peak_kib: 0,
         threads_unpinned_count: 0,
     })
@@ -173,6 +176,15 @@ mod tests {
         assert!(error(&PRINTED.replace("\"error\" : 0", "\"error\" : 5"), Operation::Read).contains("error 5"));
         assert!(error(&PRINTED.replace("usr_cpu", "x"), Operation::Read).contains("usr_cpu"));
         assert!(Totals::parse(PRINTED, Operation::Read).unwrap().percentile("12").is_err());
+    }
+
+    #[test]
+    fn the_limits_job_file_is_the_same_job() {
+        let text = include_str!("../../fio/limit-read-4k.fio");
+        for word in LIMIT_JOB.iter().filter(|word| !word.starts_with("--name")) {
+            let line = word.trim_start_matches("--");
+            assert!(text.lines().any(|other| other == line), "{line} is not in the job file");
+        }
     }
 
     #[test]

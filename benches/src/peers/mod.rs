@@ -83,7 +83,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// How long it will take, roughly.
+    /// How long it will take, roughly; for settings that [`Config::check`] has passed.
     pub fn estimate(&self) -> Duration {
         let each = |client: &Client| match client {
             Client::Own => self.seconds + self.warm_up_seconds + BETWEEN_SAMPLES_SECONDS,
@@ -103,7 +103,11 @@ impl Config {
         self.clients.contains(&Client::Own) && self.loads.iter().any(|load| load.name == LIMIT_LOAD)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what cannot be measured, before anything is started; [`run`] does it too.
+    ///
+    /// # Errors
+    /// When a number is out of its range, there is nothing to measure, or a server's program is not there.
+    pub fn check(&self) -> Result<()> {
         if !(1..=100).contains(&self.rounds) {
             bail!("{} rounds: between 1 and 100", self.rounds);
         }
@@ -262,6 +266,7 @@ impl Bench<'_> {
             p99_us: summary.p99_us,
             server_cpu_us: summary.server_cpu_us.context("the server's processor time was not measured")?,
             client_cpu_us: summary.client_cpu_us,
+            client_wait_share: Some(summary.client_wait_share),
             rss_peak_kib: 0,
             threads_unpinned_count: 0,
         })

@@ -24,6 +24,8 @@ use std::{
 
 /// Most records in one report.
 const RECORDS_MAX: usize = 200;
+/// A client kept waiting for more than this share of its time makes a sample that says less.
+const WAIT_SHARE_MAX: f64 = 0.02;
 
 /// Reads the records of the folders, and writes `out` with its plots beside it. Says how many records there were.
 ///
@@ -158,21 +160,23 @@ enum Kind {
 }
 
 const PLOTS: &[(Kind, &str, &str)] = &[
-    (Kind::Rate, "Rate (a second; MiB/s from 64 KiB up)", "rate"),
+    (Kind::Rate, "Requests a second, or MiB/s", "rate"),
     (Kind::Latency, "Latency in µs: p50, and p99 behind it", "latency"),
     (Kind::Cpu, "Server's CPU per request in µs", "cpu"),
 ];
 
 fn panels(run: &Run, client: Client, kind: Kind) -> Vec<Panel> {
     let panel = |load: &Load| {
+        let servers = run.servers.iter().enumerate();
         let bars: Vec<Bar> =
-            run.servers.iter().filter_map(|server| bar(run, load, client, &server.name, kind)).collect();
-        (!bars.is_empty()).then(|| Panel { title: load.name.to_owned(), bars })
+            servers.filter_map(|(place, server)| bar(run, load, client, (place, &server.name), kind)).collect();
+        let unit = if matches!(kind, Kind::Rate) && load.is_bandwidth() { ", MiB/s" } else { "" };
+        (!bars.is_empty()).then(|| Panel { title: format!("{}{unit}", load.name), bars })
     };
     LOADS.iter().filter_map(panel).collect()
 }
 
-fn bar(run: &Run, load: &Load, client: Client, server: &str, kind: Kind) -> Option<Bar> {
+fn bar(run: &Run, load: &Load, client: Client, (place, server): (usize, &str), kind: Kind) -> Option<Bar> {
     let of = |pick: fn(&Figures) -> f64| judge::spread(run, load.name, client, server, pick);
     let (main, behind) = match kind {
         Kind::Rate if load.is_bandwidth() => (of(|f| f.mib_per_s)?, None),
@@ -180,7 +184,7 @@ fn bar(run: &Run, load: &Load, client: Client, server: &str, kind: Kind) -> Opti
         Kind::Latency => (of(|f| f.p50_us)?, Some(of(|f| f.p99_us)?.median)),
         Kind::Cpu => (of(|f| f.server_cpu_us)?, None),
     };
-    Some(Bar { name: server.to_owned(), value: main.median, ends: (main.min, main.max), behind })
+    Some(Bar { name: server.to_owned(), colour: place, value: main.median, ends: (main.min, main.max), behind })
 }
 
 fn machine(machine: &Machine) -> String {
@@ -260,6 +264,18 @@ fn remarks(run: &Run) -> String {
             ));
         }
     }
+    let disturbed = run.samples.iter().filter(|sample| match &sample.outcome {
+        Outcome::Figures(figures) => figures.client_wait_share.is_some_and(|share| share > WAIT_SHARE_MAX),
+        Outcome::Failure(_) => false,
+    });
+    match disturbed.count() {
+        0 => {}
+        count => remarks.push(format!(
+            "In {count} samples other programs kept the own client from its processor for more than {:.0} % of the \
+             time: rates and latencies, p99 above all, are of a busy machine; processor time suffers less.",
+            WAIT_SHARE_MAX * 100.0
+        )),
+    }
     for sample in &run.samples {
         if let Outcome::Failure(failure) = &sample.outcome {
             remarks.push(format!("{} failed at {} of {}: {failure}", sample.server, sample.load, sample.client));
@@ -309,7 +325,8 @@ mod tests {
         record::save(&dir.path().join("memory-1.json"), &memory).unwrap();
         assert_eq!(write(&folders, &out).unwrap(), 2);
         let text = fs::read_to_string(&out).unwrap();
-        for part in ["## peers-1", "## memory-1", "commit 0123abc", "ext4 (rw)", "6.1.0", "4096 MiB", "met", "512 MiB"] {
+        for part in ["## peers-1", "## memory-1", "commit 0123abc", "ext4 (rw)", "6.1.0", "4096 MiB", "met", "512 MiB"]
+        {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let plots: Vec<&str> =
@@ -326,12 +343,13 @@ mod tests {
         let mut run = run();
         if let Outcome::Figures(figures) = &mut run.samples[1].outcome {
             figures.threads_unpinned_count = 2;
+            figures.client_wait_share = Some(0.1);
         }
         let mut failed = run.samples[0].clone();
         failed.outcome = Outcome::Failure("it fell over".into());
         run.samples.push(failed);
         let text = summary(&run);
-        for part in ["it fell over", "Fewer than five rounds", "nbdkit: in 1 samples"] {
+        for part in ["it fell over", "Fewer than five rounds", "nbdkit: in 1 samples", "In 1 samples other programs"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(text.contains("NOT MET") && text.contains("| met  "), "{text}");

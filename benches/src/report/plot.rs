@@ -8,6 +8,8 @@ use plotters::prelude::*;
 pub struct Bar {
     /// Whose.
     pub name: String,
+    /// The same number has the same colour everywhere.
+    pub colour: usize,
     /// Its length.
     pub value: f64,
     /// Lowest and highest of the rounds.
@@ -75,11 +77,6 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
         .y_label_area_size(48)
         .build_cartesian_2d(0.0..count.max(1.0), 0.0..top)
         .map_err(undrawn)?;
-    let name = |at: &f64| {
-        let index = at.floor();
-        let bar = panel.bars.get(index.max(0.0) as usize).filter(|_| (at - index - 0.5).abs() < 1e-9);
-        bar.map_or(String::new(), |bar| bar.name.clone())
-    };
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -91,7 +88,7 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
         .draw()
         .map_err(undrawn)?;
     for (index, bar) in panel.bars.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
+        let colour = COLOURS[bar.colour % COLOURS.len()];
         let middle = index as f64 + 0.5;
         let (left, right) = (middle - BAR_WIDTH / 2.0, middle + BAR_WIDTH / 2.0);
         let rectangle = |height: f64, style: ShapeStyle| Rectangle::new([(left, 0.0), (right, height)], style);
@@ -103,7 +100,7 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
         chart.draw_series([ends]).map_err(undrawn)?;
         let height = bar.ends.1.max(bar.value).max(bar.behind.unwrap_or(0.0));
         write_text(&chart, area, (middle, height), &label(bar), -14)?;
-        write_text(&chart, area, (middle, 0.0), &name(&middle), 4)?;
+        write_text(&chart, area, (middle, 0.0), &bar.name, 4)?;
     }
     Ok(())
 }
@@ -179,8 +176,13 @@ mod tests {
     use super::*;
 
     fn example() -> Vec<Panel> {
-        let bar =
-            |name: &str, value: f64, behind| Bar { name: name.into(), value, ends: (value * 0.9, value * 1.1), behind };
+        let bar = |name: &str, value: f64, behind| Bar {
+            name: name.into(),
+            colour: usize::from(name != "tail-nbd"),
+            value,
+            ends: (value * 0.9, value * 1.1),
+            behind,
+        };
         vec![
             Panel { title: "read-4k".into(), bars: vec![bar("tail-nbd", 200e3, None), bar("nbdkit", 50e3, None)] },
             Panel { title: "<latency> & more".into(), bars: vec![bar("tail-nbd", 12.0, Some(40.0))] },
@@ -201,7 +203,7 @@ mod tests {
     fn strange_data_still_make_a_plot() {
         assert!(panels("nothing", &[]).unwrap().starts_with("<svg"));
         let empty = Panel { title: "empty".into(), bars: Vec::new() };
-        let zero = Bar { name: "zero".into(), value: 0.0, ends: (0.0, 0.0), behind: Some(0.0) };
+        let zero = Bar { name: "zero".into(), colour: 9, value: 0.0, ends: (0.0, 0.0), behind: Some(0.0) };
         let svg = panels("</svg>", &[empty, Panel { title: "zero".into(), bars: vec![zero] }]).unwrap();
         assert_eq!(svg.matches("</svg>").count(), 1, "text is escaped");
         assert!(curve("memory", "discs", "MiB", &[]).unwrap().starts_with("<svg"));
