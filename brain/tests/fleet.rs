@@ -170,6 +170,7 @@ async fn safety_rule_8_nodes_of_another_cluster_epoch_or_role_are_told_why() {
     for (line, why) in [
         (hello("tail2", "tail", &foreign), "belongs to cluster 00000000-0000-0000-0000-000000000009"),
         (hello("tail3", "tail", r#","epoch":4"#), "take-over"),
+        (hello("tail4", "tail", "").replace("[1,1]", "[7,9]"), "versions 7 to 9"),
         (hello("tail1", "head", ""), "registered as a tail"),
         ("t1 create vm.1 {}".to_owned(), "may not send commands"),
         ("* ready".to_owned(), "hello"),

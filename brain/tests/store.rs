@@ -212,9 +212,12 @@ async fn r053_nodes_register_themselves_and_keep_their_role() {
     // What a node says of itself may be anything.
     node = hello("head2", Role::Head);
     node.extra.insert("storage_address".to_owned(), "nowhere".into());
-    node.extra.insert("memory_total".to_owned(), (-5).into());
+    node.extra.insert("memory_total".to_owned(), i64::MAX.into());
     node.extra.insert("cores".to_owned(), "many".into());
     assert_eq!(nodes::register(&tx, &node).await.unwrap(), nodes::Known::New);
+    let heads = places::heads(&tx, 1).await.unwrap();
+    assert_eq!(heads[1].memory_total_mib, 0, "what is not credible counts as nothing");
+    assert!(heads[1].closed.is_some(), "nothing is placed on a head without an address");
     drop(tx);
     drop(client);
     server.stop().await;

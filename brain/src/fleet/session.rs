@@ -12,6 +12,7 @@ use crate::{
 };
 use spine::{
     id::{Epoch, NodeName, ResourceName, VmId},
+    limits::VERSIONS,
     message::{Hello, Welcome},
     session::NodeSaid,
     transport::{BrainLink, accept_node},
@@ -75,14 +76,17 @@ impl Fleet {
         };
         let name = hello.node.clone();
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        if let Err(reason) = self.admit(&hello, number, &link).await {
-            error!(node = %name, reason, "a node is refused");
-            self.registry.refuse(&name, hello.role, &reason);
-            link.close(&reason);
-            while !matches!(link.next().await, NodeSaid::Closed { .. }) {}
-            return;
-        }
-        link.welcome(Welcome { spine: 1, cluster: self.cluster, epoch: self.epoch });
+        let spine = match self.admit(&hello, number, &link).await {
+            Ok(version) => version,
+            Err(reason) => {
+                error!(node = %name, reason, "a node is refused");
+                self.registry.refuse(&name, hello.role, &reason);
+                link.close(&reason);
+                while !matches!(link.next().await, NodeSaid::Closed { .. }) {}
+                return;
+            }
+        };
+        link.welcome(Welcome { spine, cluster: self.cluster, epoch: self.epoch });
         info!(node = %name, role = %hello.role, "connected");
         let reason = self.follow(&mut link, &name, number).await;
         if self.registry.disconnect(&name, number, &reason) {
@@ -96,8 +100,15 @@ impl Fleet {
         }
     }
 
-    /// Checks a hello against the cluster, and lets the node in. The error is for the node too.
-    async fn admit(&self, hello: &Hello, number: u64, link: &BrainLink) -> Result<(), String> {
+    /// Checks a hello against the cluster, and lets the node in. Returns the version of the protocol
+    /// that both will speak. The error is for the node too.
+    async fn admit(&self, hello: &Hello, number: u64, link: &BrainLink) -> Result<u32, String> {
+        let Some(version) = VERSIONS.newest_common(hello.spine) else {
+            return Err(format!(
+                "{} speaks versions {} to {} of the spine, and this brain {} to {}",
+                hello.node, hello.spine.oldest, hello.spine.newest, VERSIONS.oldest, VERSIONS.newest
+            ));
+        };
         if let Some(cluster) = hello.cluster.filter(|cluster| *cluster != self.cluster) {
             return Err(format!("{} belongs to cluster {cluster}, and this brain to {}", hello.node, self.cluster));
         }
@@ -120,7 +131,7 @@ impl Fleet {
             }
         }
         self.registry.connect(&hello.node, hello.role, number, link.sender());
-        Ok(())
+        Ok(version)
     }
 
     async fn register(&self, hello: &Hello) -> Result<Known, StoreError> {

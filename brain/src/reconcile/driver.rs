@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{Config, LimitsConfig, PlacementConfig},
-    fleet::{Registry, registry::Presence},
+    fleet::{FleetError, Registry, registry::Presence},
     limits::{ROUNDS_MAX, SWEEP_INTERVAL, SWEEP_INTERVAL_MIN, SWEEP_VMS_MAX, VMS_AT_ONCE_MAX},
     model::{
         change::Change,
@@ -375,6 +375,10 @@ impl Worker {
         let result = self.registry.command(&ask.node, ask.command.clone(), ask.deadline).await;
         match &result {
             Ok(_) => debug!(vm = work.vm.id, node = %ask.node, purpose = ?ask.purpose, "done"),
+            // What is not there need not be taken away.
+            Err(FleetError::Refused { error, .. }) if error == "not-found" => {
+                debug!(vm = work.vm.id, node = %ask.node, purpose = ?ask.purpose, "it was not there");
+            }
             Err(error) => warn!(vm = work.vm.id, node = %ask.node, purpose = ?ask.purpose, %error, "not done"),
         }
         if result.is_ok() && ask.purpose == Purpose::RemoveRogue {

@@ -31,7 +31,9 @@ pub enum Known {
 pub async fn register(tx: &Transaction<'_>, hello: &Hello) -> Result<Known, StoreError> {
     let address: Option<IpAddr> =
         hello.extra.get("storage_address").and_then(|value| value.as_str()).and_then(|text| text.parse().ok());
-    let number = |name: &str| hello.extra.get(name).and_then(|value| value.as_i64()).filter(|number| *number >= 0);
+    // Absurd numbers count as none: sums and percentages of the others must not overflow.
+    let credible = |number: &i64| (0..1 << 40).contains(number);
+    let number = |name: &str| hello.extra.get(name).and_then(|value| value.as_i64()).filter(credible);
     let memory = number("memory_total");
     let cores = number("cores").and_then(|cores| i32::try_from(cores).ok());
     let name = hello.node.as_str();

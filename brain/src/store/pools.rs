@@ -37,7 +37,7 @@ pub async fn report(tx: &Transaction<'_>, tail: &NodeName, pools: &StoragePools)
     Ok(())
 }
 
-/// Whole MiB: what is reported in bytes never seems more than it is.
+/// Whole MiB: what is reported in bytes never seems more than it is. 2^64 bytes are 2^44 of them.
 fn mib(bytes: u64) -> i64 {
     i64::try_from(bytes >> 20).unwrap_or(i64::MAX)
 }
