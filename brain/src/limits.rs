@@ -12,9 +12,12 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The schema versions this build can work with.
 pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 
-/// VMs that are worked on at the same time. Each holds at most one database connection at a time,
-/// so there are always some left for the API.
-pub const VMS_AT_ONCE_MAX: usize = 12;
+/// Database connections that the reconciler uses at the same time: the rest is for the API.
+pub const RECONCILER_CONNECTIONS_MAX: usize = 12;
+
+/// VMs that are worked on at the same time. Most of the time such work waits for the answer of a
+/// node, so that one slow tail must not keep the VMs of all others waiting.
+pub const VMS_AT_ONCE_MAX: usize = 512;
 
 /// VMs loaded by one set of queries of a sweep: bounds memory, and the time a transaction is open.
 pub const SWEEP_VMS_MAX: usize = 500;
@@ -69,4 +72,4 @@ pub const REASON_CHARS_MAX: usize = 500;
 /// Reports of the same stray resource are this far apart at least.
 pub const STRAY_REPORT_INTERVAL: Duration = Duration::from_secs(600);
 
-const _: () = assert!(VMS_AT_ONCE_MAX < DATABASE_CONNECTIONS_MAX);
+const _: () = assert!(RECONCILER_CONNECTIONS_MAX < DATABASE_CONNECTIONS_MAX);

@@ -13,13 +13,15 @@ use super::{
 use crate::{
     config::{Config, LimitsConfig, PlacementConfig},
     fleet::{FleetError, Registry, registry::Presence},
-    limits::{ROUNDS_MAX, SWEEP_INTERVAL, SWEEP_INTERVAL_MIN, SWEEP_VMS_MAX, VMS_AT_ONCE_MAX},
+    limits::{
+        RECONCILER_CONNECTIONS_MAX, ROUNDS_MAX, SWEEP_INTERVAL, SWEEP_INTERVAL_MIN, SWEEP_VMS_MAX, VMS_AT_ONCE_MAX,
+    },
     model::{
         change::Change,
         placement::{choose_head, choose_pool},
         work::{Status, Work},
     },
-    store::{Store, StoreError, places, purge, work as rows},
+    store::{Client, Store, StoreError, places, purge, work as rows},
 };
 use spine::{
     id::{DiscNumber, NodeName},
@@ -31,7 +33,11 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_postgres::IsolationLevel;
 use tracing::{debug, error, info, warn};
 
@@ -82,6 +88,7 @@ struct Worker {
     registry: Registry,
     config: ReconcilerConfig,
     gate: Mutex<Gate>,
+    connections: Semaphore,
     started: OffsetDateTime,
 }
 
@@ -89,7 +96,8 @@ impl Reconciler {
     /// A reconciler that has not looked at anything.
     pub fn new(store: Store, registry: Registry, poke: Poke, config: ReconcilerConfig) -> Self {
         let gate = Mutex::new(Gate::new(config.limits));
-        let worker = Worker { store, registry, config, gate, started: OffsetDateTime::now_utc() };
+        let connections = Semaphore::new(RECONCILER_CONNECTIONS_MAX);
+        let worker = Worker { store, registry, config, gate, connections, started: OffsetDateTime::now_utc() };
         Self {
             worker: Arc::new(worker),
             poke,
@@ -217,6 +225,12 @@ fn new_statuses<'a>(work: &'a Work, plan: &'a Plan) -> Vec<(Option<DiscNumber>, 
 }
 
 impl Worker {
+    /// A database connection, once it is this work's turn to have one.
+    async fn client(&self) -> Result<(SemaphorePermit<'_>, Client), StoreError> {
+        let turn = self.connections.acquire().await.expect("the semaphore is never closed");
+        Ok((turn, self.store.client().await?))
+    }
+
     fn plan(&self, work: &Work, memory: &Memory, now: OffsetDateTime) -> Plan {
         let observed = Observed::look(&self.registry, work, self.started);
         let surroundings = &self.config.surroundings;
@@ -258,14 +272,14 @@ impl Worker {
     }
 
     async fn load(&self, vm_id: i64) -> Result<Option<Work>, StoreError> {
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         let tx = tx.start().await?;
         Ok(rows::load(&tx, &[vm_id]).await?.pop())
     }
 
     async fn load_after(&self, behind: i64) -> Result<Vec<Work>, StoreError> {
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         let tx = tx.start().await?;
         let ids = rows::vm_ids(&tx, behind, SWEEP_VMS_MAX).await?;
@@ -279,7 +293,7 @@ impl Worker {
         }
         let vm = statuses.iter().find(|(disc, _)| disc.is_none()).map(|(_, status)| (work.vm.id, *status));
         let discs: Vec<_> = statuses.iter().filter_map(|(disc, status)| Some(((*disc)?, *status))).collect();
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         rows::write_status(&tx, vm, &discs).await?;
         tx.commit().await?;
@@ -287,7 +301,7 @@ impl Worker {
     }
 
     async fn record(&self, work: &Work, change: &Change, memory: &mut Memory) -> Result<(), StoreError> {
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         if rows::lock(&tx, work.vm.id).await? {
             rows::write(&tx, work.vm.id, change).await?;
@@ -302,7 +316,7 @@ impl Worker {
 
     async fn place_disc(&self, work: &Work, disc: DiscNumber, memory: &mut Memory) -> Result<(), StoreError> {
         let Some(row) = work.discs.iter().find(|row| row.number == disc) else { return Ok(()) };
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         places::take_turn(&tx).await?;
         let mut pools = places::pools(&tx).await?;
@@ -334,7 +348,7 @@ impl Worker {
                 return Ok(());
             }
         };
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         if !rows::lock(&tx, vm_id).await? {
             return Ok(());
@@ -391,7 +405,7 @@ impl Worker {
     }
 
     async fn record_rogue(&self, work: &Work, head: &NodeName) -> Result<(), StoreError> {
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         let message = "an instance that was not to run there was stopped";
         rows::record(&tx, work.vm.id, "rogue-stopped", None, Some(head.as_str()), message).await?;
@@ -417,7 +431,7 @@ impl Worker {
 
     /// Purges what was deleted long enough before `now` (R051).
     async fn purge_due(&self, now: OffsetDateTime) -> Result<(), StoreError> {
-        let mut client = self.store.client().await?;
+        let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         for vm_id in purge::due(&tx, now - self.config.purge_after).await? {
             let reason = "it was deleted long enough ago";
