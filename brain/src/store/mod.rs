@@ -4,12 +4,13 @@
 //! ```text
 //! let mut client = store.client().await?;
 //! let tx = client.transaction().await?;
-//! runs::open(&tx, …).await?;
+//! work::open_run(&tx, …).await?;
 //! tx.commit().await?;
 //! ```
 //!
 //! * [`cluster`]: identity, epoch, the one active brain (safety rule 8).
 //! * [`nodes`], [`pools`]: heads, tails and their pools, as they reported themselves.
+//! * [`places`]: what placement chooses from.
 //! * [`work`]: the rows of a VM as the reconciler needs them, and how it changes them.
 //! * [`events`]: what happened, to what, by whom and why.
 //! * [`purge`]: how a VM leaves for good.
