@@ -101,6 +101,7 @@ fn run(lab: &TestLab, wanted: Option<&str>) -> (usize, usize, usize) {
     (passed, failed, ignored)
 }
 
+/// Every role with its own configuration (R019); the nodes call and are known at once (R053, R063).
 fn up(lab: &TestLab) -> Result<()> {
     let said = lab.up()?;
     ensure!(said.contains("bigv") && said.contains("vm new web1"), "`up` does not say what to type next: {said}");
@@ -109,6 +110,7 @@ fn up(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
+/// From a row to a running guest on a head (R055, R045), its discs in pools of two grades (R011, R021).
 fn vm_new(lab: &TestLab) -> Result<()> {
     let said = bigv(lab, &["vm", "new", "web1", "--vm-distribution", "tiny", "--vm-discs", "sata:1GB,ssd:2GB"])?;
     ensure!(said.contains("web1"), "it does not show the machine: {said}");
@@ -140,6 +142,7 @@ fn guest_sees_discs(lab: &TestLab) -> Result<()> {
     console.remembers()
 }
 
+/// Each disc on an address of its own (R118), put there by its tail (R128).
 fn disc_addresses(lab: &TestLab) -> Result<()> {
     let mut addresses = Vec::new();
     for tail in [1, 2] {
@@ -192,6 +195,7 @@ fn list_and_show(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
+/// A tail that is killed is a pause: qemu reconnects, and the tail serves without being told anything (R119, R185).
 fn tail_killed(lab: &TestLab) -> Result<()> {
     let before = guest(lab)?.context("no guest")?;
     for tail in [1, 2] {
@@ -207,6 +211,7 @@ fn tail_killed(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
+/// A brain that comes back with an empty memory has lost nothing (R043) and stops nothing (R184).
 fn brain_killed(lab: &TestLab) -> Result<()> {
     let before = guest(lab)?.context("no guest")?;
     let management = vm(lab)?["management_address"].as_str().context("no management address")?.to_owned();
@@ -268,6 +273,7 @@ fn disc_grows(lab: &TestLab) -> Result<()> {
     Ok(())
 }
 
+/// The pools and discs that there are, as the API shows them (R046, R121).
 fn disc_new(lab: &TestLab) -> Result<()> {
     bigv(lab, &["disc", "new", "web1", "--disc-label", "spare", "--disc-grade", "ssd", "--disc-size", "1"])?;
     let discs = json(lab, &["disc", "list", "web1"])?;
