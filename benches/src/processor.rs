@@ -103,6 +103,15 @@ pub fn pin(cpu: usize) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot run on processor {cpu} alone"))
 }
 
+/// Sets the niceness of this process, and of what it starts from now on.
+///
+/// # Errors
+/// When the kernel refuses: below 0 needs root.
+pub fn set_nice(nice: i32) -> Result<()> {
+    let set = rustix::process::setpriority_process(None, nice);
+    set.with_context(|| format!("cannot have a niceness of {nice}; below 0 needs root"))
+}
+
 /// Two processors: the server's and the client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {

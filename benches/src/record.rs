@@ -69,6 +69,8 @@ pub struct Settings {
     pub server_cpu: usize,
     /// The processor of the clients.
     pub client_cpu: usize,
+    /// Niceness of clients and servers.
+    pub nice: i32,
     /// What `fio --version` says.
     pub fio: Option<String>,
 }
@@ -129,7 +131,7 @@ pub struct Figures {
     pub client_wait_share: Option<f64>,
     /// The most memory that the server had resident, in KiB.
     pub rss_peak_kib: u64,
-    /// Threads of the server that were free to leave its processor, as io_uring's workers are.
+    /// Threads of the server that were free to leave its processor, as io_uring's workers are on some kernels.
     pub threads_unpinned_count: usize,
 }
 
@@ -262,6 +264,7 @@ pub(crate) mod tests {
                 file_mib: 512,
                 server_cpu: 0,
                 client_cpu: 1,
+                nice: 0,
                 fio: None,
             },
             servers: vec![served("tail-nbd"), served("nbdkit"), served("qemu-nbd")],

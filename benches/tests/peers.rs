@@ -156,6 +156,7 @@ fn what_is_wrong_is_named() {
         (&["--server", "x=no-such-server {port}"], "no-such-server"),
         (&["--rounds", "0"], "between 1 and 100"),
         (&["--seconds", "NaN"], "between 0.05 and 60"),
+        (&["--nice", "-21"], "between -20 and 19"),
         (&["--server-cpu", "999"], "999"),
     ];
     for (arguments, reason) in cases {

@@ -79,6 +79,9 @@ struct Peers {
     /// The clients' processor; another core if not given
     #[arg(long, value_name = "CPU")]
     client_cpu: Option<usize>,
+    /// Niceness of clients and servers; below 0 they come before what else the machine does, as root
+    #[arg(long, value_name = "-20..19", default_value_t = 0, allow_negative_numbers = true)]
+    nice: i32,
     /// Folder for the measured file and logs, on ext4 or XFS
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     scratch: PathBuf,
@@ -149,6 +152,7 @@ fn config(arguments: Peers, err: &mut impl Write) -> Result<peers::Config> {
         pair: Pair::choose(arguments.server_cpu, arguments.client_cpu)?,
         // fio and the servers may have another working directory in mind.
         scratch: std::path::absolute(&arguments.scratch)?,
+        nice: arguments.nice,
         record: name,
     })
 }

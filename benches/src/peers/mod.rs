@@ -10,7 +10,8 @@
 //!
 //! Invariants
 //! * One server lives at a time, on one processor; the client, which is this process or fio, has another.
-//!   io_uring's workers do not keep to the processor of who started them: how many were free is in the record.
+//!   On some kernels io_uring's workers do not keep to the processor of who started them: how many threads were
+//!   free to leave it is in the record.
 //! * The file is warm and nothing of it waits to be written when a sample begins.
 //! * Every run ends by itself: rounds, seconds and every start and wait are bounded.
 //! * A server that fails makes failed samples, and the others are still measured.
@@ -78,6 +79,8 @@ pub struct Config {
     pub file_mib: u64,
     /// Whose processor is whose.
     pub pair: Pair,
+    /// Niceness of clients and servers, -20 to 19: below 0 they come before what else the machine does.
+    pub nice: i32,
     /// Where the record goes: saved after each round.
     pub record: PathBuf,
 }
@@ -117,6 +120,9 @@ impl Config {
         if !(2..=65_536).contains(&self.file_mib) {
             bail!("a file of {} MiB: between 2 and 65536", self.file_mib);
         }
+        if !(-20..=19).contains(&self.nice) {
+            bail!("a niceness of {}: between -20 and 19", self.nice);
+        }
         if self.servers.is_empty() || self.loads.is_empty() || self.clients.is_empty() {
             bail!("there is nothing to measure: servers, loads and clients must be at least one each");
         }
@@ -142,6 +148,7 @@ pub fn run(config: &Config, progress: &mut dyn Write) -> Result<Run> {
     }
     let scratch = Scratch::prepare(&config.scratch, config.file_mib)?;
     processor::pin(config.pair.client)?;
+    processor::set_nice(config.nice)?;
     let mut run = Run {
         format: FORMAT,
         machine,
@@ -152,6 +159,7 @@ pub fn run(config: &Config, progress: &mut dyn Write) -> Result<Run> {
             file_mib: config.file_mib,
             server_cpu: config.pair.server,
             client_cpu: config.pair.client,
+            nice: config.nice,
             fio: fio.and_then(|_| version_of_fio(&config.scratch)),
         },
         servers: config.servers.iter().chain(&config.null_server).map(|spec| spec.served(&config.scratch)).collect(),

@@ -207,13 +207,14 @@ fn settings(run: &Run) -> String {
     let s = &run.settings;
     let mut text = machine(&run.machine);
     text += &format!(
-        "\n- {} rounds of {} s (own client: after {} s), a warm file of {} MiB, server on processor {}, client on {}, {}",
+        "\n- {} rounds of {} s (own client: after {} s), a warm file of {} MiB, server on processor {}, client on {}, niceness {}, {}",
         s.rounds,
         s.seconds,
         s.warm_up_seconds,
         s.file_mib,
         s.server_cpu,
         s.client_cpu,
+        s.nice,
         s.fio.as_deref().unwrap_or("no fio")
     );
     for server in &run.servers {
@@ -258,8 +259,8 @@ fn remarks(run: &Run) -> String {
         let loose = loose.count();
         if loose > 0 {
             remarks.push(format!(
-                "{}: in {loose} samples it had threads that may leave its processor (io_uring's workers do not keep to \
-                 it); their time is counted, and the client's processor may have lent it.",
+                "{}: in {loose} samples it had threads that may leave its processor (on some kernels io_uring's workers do \
+                 not keep to it); their time is counted, and the client's processor may have lent it.",
                 server.name
             ));
         }
