@@ -1,7 +1,7 @@
 //! `head.toml`: read once, checked once. An error names the file, the line and the field.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
-use spine::{id::NodeName, limits::NAME_BYTES_MAX};
+use spine::{address::StoragePrefix, id::NodeName, limits::NAME_BYTES_MAX};
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -20,6 +20,11 @@ pub struct Config {
     pub brains: Vec<SocketAddr>,
     /// Its own address on the storage LAN.
     pub storage_address: IpAddr,
+    /// The network of discs' addresses: a machine's qemu reaches those of its own discs only.
+    pub storage_prefix: StoragePrefix,
+    /// What happens where that cannot be seen to.
+    #[serde(default)]
+    pub firewall: FirewallPolicy,
     /// What has to outlive a reboot: only the answer to whether KVM works.
     pub state_dir: PathBuf,
     /// Sockets, logs and the list of running machines; gone after a reboot.
@@ -80,6 +85,17 @@ pub enum Accel {
     Kvm,
     /// qemu's own translator.
     Tcg,
+}
+
+/// What happens where nothing can keep machines off the discs of others (safety rule 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallPolicy {
+    /// The head does not start, nor does a machine that cannot be fenced in.
+    #[default]
+    Require,
+    /// It is logged.
+    Warn,
 }
 
 /// What happens to running machines when the supervisor starts again (R176, R186).
@@ -217,6 +233,7 @@ pub(crate) mod tests {
         assert_eq!(config.bridge_of(1), Some("br-public"));
         assert_eq!(config.bridge_of(2), None);
         assert_eq!((config.accel, config.restart_policy), (Accel::Auto, RestartPolicy::Adopt));
+        assert_eq!(config.firewall, FirewallPolicy::Require, "what is safe is the default");
     }
 
     #[test]
@@ -228,6 +245,7 @@ pub(crate) mod tests {
             ("[70000, 70999]", "[0, 10]", "uid_range"),
             ("\"br950\"", "\"br/950\"", "br/950"),
             ("vlan = 950", "vlan = 1", "vlan 1 is there twice"),
+            ("fd00:b16:0:d::/64", "fd00:b16:0:d::/48", "is not a storage prefix"),
             ("accel = \"auto\"", "accel = \"fast\"", "accel = \"fast\""),
             ("\"/run/bigv-head\"", "\"run\"", "must be an absolute path"),
             ("[\"[fd00:b16:0:1::1]:7770\"]", "[]", "at least one brain"),

@@ -8,14 +8,17 @@ use crate::{
         exec::Identity,
         kvm,
     },
-    network::plan::{Tap, tap_name},
+    network::{
+        firewall::Firewall,
+        plan::{Tap, tap_name},
+    },
     vm::spec::Spec,
 };
 use spine::id::VmId;
 use std::path::PathBuf;
 
 /// A head, as its machines see it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Host {
     /// The operator's configuration.
     pub config: Config,
@@ -25,6 +28,8 @@ pub struct Host {
     pub files: Files,
     /// The kernel's boot.
     pub boot_id: String,
+    /// What keeps machines off the discs of others.
+    pub firewall: Firewall,
     /// This program.
     pub helper: PathBuf,
 }

@@ -74,6 +74,9 @@ pub const KVM_PROOF_DEADLINE: Duration = Duration::from_secs(8);
 /// Between two looks at the load average.
 pub const LOAD_PERIOD: Duration = Duration::from_secs(10);
 
+/// Between two looks at whether the fence around machines still stands.
+pub const FENCE_PERIOD: Duration = Duration::from_secs(15);
+
 /// Between two looks at the size of a machine's log.
 pub const LOG_PERIOD: Duration = Duration::from_secs(60);
 

@@ -9,6 +9,7 @@ use head::{
     control::{adoption::survey, preflight, readiness, supervisor::Supervisor},
     host::Host,
     hypervisor::{command_line::Accelerator, exec, kvm, process::this_program},
+    network::firewall::Firewall,
 };
 use std::{
     ffi::OsString,
@@ -93,12 +94,16 @@ const WORKERS: usize = 2;
 
 async fn supervise(config: Config, qemu_version: &str) -> Result<()> {
     let boot_id = preflight::boot_id().context("cannot learn the kernel's boot id")?;
+    let firewall =
+        Firewall::new(&config).await.context("machines cannot be fenced in (firewall = \"warn\" would do without)")?;
     let accelerator = choose(&config, &boot_id, qemu_version).await;
     tracing::info!(name = %config.name, qemu_version, accelerator = accelerator.as_str(), "starting");
     let files = Files::new(&config.runtime_dir);
-    let host = Host { config, accelerator, files, boot_id, helper: this_program() };
+    let host = Host { config, accelerator, files, boot_id, firewall, helper: this_program() };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let adopted = survey(&host).await.context("cannot look for machines of an earlier supervisor")?;
+    let permitted = adopted.iter().map(|machine| (machine.job.uid, machine.job.spec.discs.as_slice()));
+    host.firewall.keep(permitted).await.context("machines cannot be fenced in")?;
     let supervisor = Supervisor::new(host, adopted);
     if let Err(error) = readiness::notify("READY=1") {
         tracing::warn!(%error, "cannot tell the service manager that this daemon is ready");

@@ -114,6 +114,7 @@ fn head(plan: &Plan, layout: &Layout, node: Node, number: u8) -> String {
         r#"name = {name}
 brains = [{brain}]
 storage_address = {storage}
+storage_prefix = {prefix}
 state_dir = {state}
 runtime_dir = {run}
 accel = "auto"
@@ -131,6 +132,7 @@ bridge = "br-public"
         name = quoted(&node.to_string()),
         brain = quoted(SPINE_LISTEN),
         storage = quoted(&plan.storage_address(node).unwrap_or_default()),
+        prefix = quoted(STORAGE_PREFIX),
         state = quoted_path(&root.join("state")),
         run = quoted_path(&root.join("run")),
         management = quoted(&Lan::Management.interface()),

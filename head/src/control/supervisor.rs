@@ -4,7 +4,7 @@ use super::{adoption::Adopted, refusal};
 use crate::{
     config::RestartPolicy,
     host::Host,
-    limits::{KILL_DEADLINE, LOAD_PERIOD, ORDERS_MAX, STOP_DEADLINE},
+    limits::{FENCE_PERIOD, KILL_DEADLINE, LOAD_PERIOD, ORDERS_MAX, STOP_DEADLINE},
     vm::{
         driver::{Driver, News, Order, gone},
         requests::{Share, admit, free_memory_mib},
@@ -87,6 +87,8 @@ impl Supervisor {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut ticks = interval(LOAD_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fence_ticks = interval(FENCE_PERIOD);
+        fence_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -94,6 +96,10 @@ impl Supervisor {
                 event = self.link.next() => self.handle_event(event),
                 Some(news) = self.news.recv() => self.handle_news(news),
                 _ = ticks.tick() => self.report_load(),
+                _ = fence_ticks.tick() => {
+                    let host = Arc::clone(&self.host);
+                    tokio::spawn(async move { host.firewall.mend().await });
+                }
                 Some(result) = self.drivers.join_next() => {
                     if let Err(error) = result {
                         // Its qemu runs on; the next supervisor adopts it, or removes what is left.

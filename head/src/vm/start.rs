@@ -16,7 +16,10 @@ use crate::{
         process::{Launch, Mark, Qemu, last_line},
     },
     limits::{COMMAND_DEADLINE, KILL_DEADLINE, SOCKET_PATH_BYTES_MAX},
-    network::apply::{NetworkError, ensure},
+    network::{
+        apply::{NetworkError, ensure},
+        firewall::FirewallError,
+    },
 };
 use serde_json::{Value, json};
 use spine::{id::VmId, message::Refusal, resource::Attributes, resource::vm::VmResource};
@@ -76,6 +79,9 @@ pub enum StartError {
     /// Its cards have no taps.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// It cannot be kept off the discs of others, or let to its own.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// A disc is not there, or not for this machine.
     #[error(transparent)]
     Disc(#[from] DiscError),
@@ -103,7 +109,7 @@ impl StartError {
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Io { .. } => "io-error",
-            Self::Network(_) => "network-error",
+            Self::Network(_) | Self::Firewall(_) => "network-error",
             Self::Disc(_) => "disc-unreachable",
             Self::Qemu { .. } | Self::Late => "qemu-error",
             Self::Name(_) => "bad-value",
@@ -128,6 +134,7 @@ pub async fn start(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), Star
     // From here on a supervisor that starts anew finds what is left over by this record.
     write_record(host, job, None, false)?;
     ensure(&host.taps(&job.spec, job.uid), &(job.uid..=job.uid)).await?;
+    host.firewall.admit(job.uid, &job.spec.discs).await?;
     spawn(host, job, parts)?;
     write_record(host, job, parts.qemu.as_ref().map(Qemu::mark), false)?;
     match boot(host, job, parts).await {
@@ -270,6 +277,9 @@ pub async fn clean_up(host: &Host, id: &VmId, uid: u32, parts: &mut Parts) {
     stop_console(id, parts).await;
     if let Err(error) = ensure(&[], &(uid..=uid)).await {
         tracing::error!(vm = %id, %error, "cannot remove a machine's taps");
+    }
+    if let Err(error) = host.firewall.withdraw(uid).await {
+        tracing::error!(vm = %id, %error, "cannot take back a machine's way to its discs");
     }
     if let Err(error) = host.files.remove(id) {
         tracing::error!(vm = %id, %error, "cannot remove a machine's files");

@@ -97,6 +97,7 @@ impl Bench {
             r#"name = "head1"
 brains = ["{brain}"]
 storage_address = "127.0.0.1"
+storage_prefix = "fd00:b16:0:d::/64"
 state_dir = "{directory}/state"
 runtime_dir = "{directory}/run"
 accel = "tcg"
@@ -371,6 +372,7 @@ pub async fn type_to_guest(serial: &mut UnixStream, text: &[u8]) {
 pub struct Disc {
     pub port: u16,
     pub file: PathBuf,
+    pub host: String,
     key: String,
     server: Option<Child>,
 }
@@ -378,23 +380,28 @@ pub struct Disc {
 impl Disc {
     /// A disc that a guest starts from.
     pub async fn new(bench: &Bench, key: &str) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at(bench, "127.0.0.1", key).await
+    }
+
+    /// One at an address of its own.
+    pub async fn at(bench: &Bench, host: &str, key: &str) -> Self {
+        let free = std::net::TcpListener::bind((host, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         let file = bench.path(&format!("disc-{port}.raw"));
         fs::write(&file, guest::boot_sector()).unwrap();
         fs::File::options().write(true).open(&file).unwrap().set_len(16 << 20).unwrap();
-        let mut disc = Self { port, file, key: key.to_owned(), server: None };
+        let mut disc = Self { port, file, host: host.to_owned(), key: key.to_owned(), server: None };
         disc.serve().await;
         disc
     }
 
     pub async fn serve(&mut self) {
         let mut program = Program::new("qemu-nbd");
-        program.args(["-f", "raw", "-t", "-e", "8", "-b", "127.0.0.1", "-p", &self.port.to_string(), "-x", &self.key]);
+        program.args(["-f", "raw", "-t", "-e", "8", "-b", &self.host, "-p", &self.port.to_string(), "-x", &self.key]);
         self.server = Some(program.arg(&self.file).stdin(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+        while TcpStream::connect((self.host.as_str(), self.port)).await.is_err() {
             assert!(Instant::now() < deadline, "qemu-nbd does not listen");
             sleep(Duration::from_millis(20)).await;
         }
@@ -409,8 +416,17 @@ impl Disc {
 
     pub fn resource(&self) -> Value {
         json!({
-            "address": format!("nbd:127.0.0.1:{}", self.port), "model": "virtio", "serial": "root", "key": self.key,
+            "address": format!("nbd:{}", self.address()), "model": "virtio", "serial": "root", "key": self.key,
         })
+    }
+
+    /// As in a URL.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 

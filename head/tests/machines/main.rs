@@ -4,6 +4,7 @@
 //! These tests need root, /dev/net/tun, qemu-system-x86_64, qemu-nbd and iproute2.
 
 mod bench;
+mod fence;
 mod guest;
 mod lives;
 mod restarts;

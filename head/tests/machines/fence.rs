@@ -1,0 +1,108 @@
+//! A machine's qemu reaches the addresses of its own discs, and of no others (safety rule 6).
+
+use crate::bench::{Bench, Disc, FIRST_UID, eventually, guest_runs, in_namespace, ip, machine};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+const OWN: &str = "fd00:b16:0:d::1";
+const OTHER: &str = "fd00:b16:0:d::2";
+/// An address of this machine that no disc has.
+const ELSEWHERE: &str = "fd00:b16:0:2::9";
+
+fn addresses() {
+    for address in [OWN, OTHER, ELSEWHERE] {
+        ip(&format!("-6 addr add {address}/128 dev lo"));
+    }
+}
+
+fn nft(arguments: &str) -> String {
+    let output = Command::new("nft").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "nft {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// True when a process of `uid` can connect. Its own word for it, and not the head's.
+fn reaches(uid: u32, disc: &Disc) -> bool {
+    let (host, port) = (&disc.host, disc.port);
+    let script = format!("exec 3<>/dev/tcp/{host}/{port}");
+    let mut program = Command::new("setpriv");
+    program.arg(format!("--reuid={uid}")).args(["--clear-groups", "timeout", "10", "bash", "-c", &script]);
+    program.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+}
+
+#[test]
+fn rule_6_a_machine_reaches_its_own_discs_only() {
+    in_namespace(async || {
+        addresses();
+        let mut bench = Bench::new().await;
+        let own = Disc::at(&bench, OWN, "k").await;
+        let (other, cd) = (Disc::at(&bench, OTHER, "cd").await, Disc::at(&bench, ELSEWHERE, "cd").await);
+        bench.create("1", &machine(&own)).await.expect("its own disc can be reached");
+        let mut serial = bench.serial("1").await;
+        guest_runs(&mut serial).await;
+
+        let url = |disc: &Disc| json!({"cdrom_url": format!("nbd://{}/cd", disc.address())});
+        let refusal = bench.update("1", url(&other)).await.unwrap_err();
+        assert_eq!(refusal.error, "cdrom-unreadable", "another disc is refused to qemu itself: {refusal:?}");
+        bench.update("1", url(&cd)).await.expect("only the storage prefix is fenced");
+
+        assert!(reaches(FIRST_UID, &own) && !reaches(FIRST_UID, &other));
+        assert!(!reaches(FIRST_UID + 5, &own), "a uid without a machine reaches no disc");
+        assert!(reaches(FIRST_UID + 100, &own), "other users are not ours to fence in");
+
+        bench.remove("1", "done").await.unwrap();
+        assert!(!reaches(FIRST_UID, &own), "the next machine with this uid has other discs");
+    });
+}
+
+#[test]
+fn rule_6_the_fence_outlives_the_supervisor_and_a_flush() {
+    in_namespace(async || {
+        addresses();
+        let mut bench = Bench::new().await;
+        let (own, other) = (Disc::at(&bench, OWN, "k").await, Disc::at(&bench, OTHER, "k").await);
+        bench.create("1", &machine(&own)).await.unwrap();
+        bench.create("2", &machine(&other)).await.unwrap();
+        bench.end_head(Signal::SIGKILL).await;
+        assert!(!reaches(FIRST_UID, &other), "it stands without the supervisor");
+        std::fs::remove_file(bench.run_path("vm-2.json")).unwrap();
+        bench.start_head().await;
+        assert!(reaches(FIRST_UID, &own), "an adopted machine keeps its disc");
+        assert!(!reaches(FIRST_UID + 1, &other), "what a machine without a record had is taken back");
+
+        nft("flush ruleset");
+        assert!(reaches(FIRST_UID, &other), "or this test shows nothing");
+        eventually("the fence is back", || (!reaches(FIRST_UID, &other)).then_some(())).await;
+        assert!(reaches(FIRST_UID, &own));
+    });
+}
+
+#[test]
+fn rule_6_a_head_that_cannot_fence_machines_in_does_not_start() {
+    in_namespace(async || {
+        let bench = Bench::new().await;
+        // All that it needs but nft.
+        let programs = bench.path("programs");
+        std::fs::create_dir(&programs).unwrap();
+        for program in ["ip", "qemu-system-x86_64"] {
+            let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+                .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+                .map(|directory| directory.join(program))
+                .find(|path| path.exists())
+                .unwrap();
+            std::os::unix::fs::symlink(found, programs.join(program)).unwrap();
+        }
+        let text = std::fs::read_to_string(bench.config()).unwrap().replace("/state\"", "/state2\"");
+        let config = bench.path("other.toml");
+        std::fs::write(&config, text.replace("/run\"", "/run2\"")).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_bigv-head"));
+        let output = program.args(["run", "--config"]).arg(config).env("PATH", &programs).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("firewall = \"warn\"") && said.contains("of the package nftables"), "{said}");
+    });
+}
