@@ -1,14 +1,14 @@
 //! The thread of a shard: the only place that knows both the shard and the kernel's ring.
 
+use super::engine::Engine;
 use super::handle::{Patience, ShardEvent, StartError};
-use super::owner::{Shard, Work};
+use crate::buffer::Pool;
+use crate::limits::DATA_BUFFERS;
 use crate::mailbox::{MailboxReceiver, Post};
 use crate::ring::op::{Completion, Handle, Op, Owner};
 use crate::ring::uring::Ring;
 use crate::time::Instant;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(super) fn spawn(
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
             Driver {
                 ring,
-                shard: Shard::new(events, patience),
+                engine: Engine::new(events, patience, Pool::new(&DATA_BUFFERS)),
                 mailbox,
                 wake: Rc::new(wake),
                 start: std::time::Instant::now(),
@@ -66,7 +66,7 @@ fn pin(shard: usize, core: Option<usize>) {
 
 struct Driver {
     ring: Ring,
-    shard: Shard,
+    engine: Engine,
     mailbox: MailboxReceiver,
     wake: Handle,
     start: std::time::Instant,
@@ -75,9 +75,8 @@ struct Driver {
 impl Driver {
     fn run(mut self) {
         let mut completions: Vec<Completion> = Vec::new();
-        let mut work: Vec<Work> = Vec::new();
         self.poll_mailbox();
-        while !self.shard.is_finished() {
+        while !self.engine.is_finished() {
             self.submit();
             if let Err(error) = self.ring.wait(self.timeout()) {
                 // Nothing can be done without the ring; the discs are closed by the end of the process.
@@ -86,71 +85,41 @@ impl Driver {
             }
             self.ring.reap(&mut completions);
             let now = self.now();
-            self.shard.begin(now);
+            self.engine.begin(now);
             for completion in completions.drain(..) {
                 if completion.owner == Owner::Mailbox {
                     self.read_mailbox();
                 } else {
-                    self.guard(|shard| shard.apply(completion));
+                    self.engine.apply(completion);
                 }
             }
-            self.maintain(&mut work);
+            self.engine.maintain(self.ring.has_receive_buffers());
         }
-        if let Some(reply) = self.shard.stopping.take() {
-            let _ = reply.send(());
-        }
-    }
-
-    /// Works on everything that can go on, until nothing can.
-    fn maintain(&mut self, work: &mut Vec<Work>) {
-        let has_receive_buffers = self.ring.has_receive_buffers();
-        self.guard(|shard| shard.take_waiters(has_receive_buffers, work));
-        loop {
-            self.shard.take_touched(work);
-            if work.is_empty() {
-                return;
-            }
-            for item in work.drain(..) {
-                self.guard(|shard| shard.work(item));
-            }
-        }
-    }
-
-    /// Confines a panic to the disc that was being worked on.
-    fn guard(&mut self, work: impl FnOnce(&mut Shard)) {
-        let shard = &mut self.shard;
-        shard.current = None;
-        // The tables stay usable: whatever the disc had in them is removed, and tokens of it are dead.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(shard)))
-            && !shard.bury(message(&*panic))
-        {
-            resume_unwind(panic);
-        }
+        self.engine.finish();
     }
 
     fn submit(&mut self) {
-        while let Some((owner, op)) = self.shard.outbox.pop_front() {
-            if let Err(back) = self.ring.submit(owner, op) {
-                self.shard.outbox.push_front(back);
-                return;
+        while let Some((owner, op)) = self.engine.next_op() {
+            if let Err((owner, op)) = self.ring.submit(owner, op) {
+                return self.engine.put_back(owner, op);
             }
         }
     }
 
     fn poll_mailbox(&mut self) {
-        let file = Rc::clone(&self.wake);
-        self.shard.outbox.push_back((Owner::Mailbox, Op::Poll { file }));
+        let op = Op::Poll { file: Rc::clone(&self.wake) };
+        if let Err((owner, op)) = self.ring.submit(Owner::Mailbox, op) {
+            self.engine.put_back(owner, op);
+        }
     }
 
     fn read_mailbox(&mut self) {
         self.mailbox.acknowledge();
         loop {
             match self.mailbox.take() {
-                Post::Letter(letter) => self.guard(|shard| shard.handle_letter(letter)),
+                Post::Letter(letter) => self.engine.deliver(letter),
                 Post::Empty => break,
-                // The control side is gone without a word.
-                Post::Closed if self.shard.stopping.is_none() => return self.guard(|shard| shard.stop(None)),
-                Post::Closed => return,
+                Post::Closed => return self.engine.desert(),
             }
         }
         self.poll_mailbox();
@@ -162,12 +131,7 @@ impl Driver {
 
     /// How long the kernel may let us sleep.
     fn timeout(&self) -> Option<Duration> {
-        let at = self.shard.wake_at()?;
+        let at = self.engine.wake_at()?;
         Some(at.since(self.now()))
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -22,6 +22,7 @@
 mod access;
 mod clients;
 pub mod driver;
+mod engine;
 mod handle;
 mod orders;
 mod owner;

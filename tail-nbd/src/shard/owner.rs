@@ -4,7 +4,7 @@ use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
-use crate::limits::{CONNECTIONS_MAX, DATA_BUFFERS, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
+use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::slots::{Slots, Token};
@@ -55,13 +55,13 @@ pub(super) enum Waiter {
 }
 
 impl Shard {
-    pub(super) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience) -> Self {
+    pub(super) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience, pool: Pool) -> Self {
         Self {
             discs: Slots::new(DISCS_MAX),
             numbers: HashMap::new(),
             connections: Slots::new(CONNECTIONS_MAX),
             transfers: Slots::new(TRANSFERS_MAX),
-            pool: Pool::new(&DATA_BUFFERS),
+            pool,
             batches: Vec::new(),
             outbox: VecDeque::new(),
             waiting: VecDeque::new(),

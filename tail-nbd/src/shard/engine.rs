@@ -1,0 +1,111 @@
+//! A turn of the loop without a ring: what the kernel's driver and the simulation share.
+//!
+//! In each turn, in this order: [`Engine::begin`], [`Engine::apply`] for each completion and [`Engine::deliver`] for
+//! each letter, [`Engine::maintain`], then [`Engine::next_op`] until it has none.
+
+use super::handle::{Patience, ShardEvent};
+use super::owner::{Shard, Work};
+use crate::buffer::Pool;
+use crate::mailbox::Letter;
+use crate::ring::op::{Completion, Op, Owner};
+use crate::time::Instant;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use tokio::sync::mpsc;
+
+/// A shard, and what keeps a panic inside the disc that it belongs to (safety rule 27).
+pub(crate) struct Engine {
+    shard: Shard,
+    work: Vec<Work>,
+}
+
+impl Engine {
+    /// A shard without discs, whose data buffers come from `pool`.
+    pub(crate) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience, pool: Pool) -> Self {
+        Self { shard: Shard::new(events, patience, pool), work: Vec::new() }
+    }
+
+    /// A turn begins.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.shard.begin(now);
+    }
+
+    /// One completion.
+    pub(crate) fn apply(&mut self, completion: Completion) {
+        self.guard(|shard| shard.apply(completion));
+    }
+
+    /// One order.
+    pub(crate) fn deliver(&mut self, letter: Letter) {
+        self.guard(|shard| shard.handle_letter(letter));
+    }
+
+    /// The control side is gone without a word: stops, unless that is under way.
+    pub(crate) fn desert(&mut self) {
+        if self.shard.stopping.is_none() {
+            self.guard(|shard| shard.stop(None));
+        }
+    }
+
+    /// Works on everything that can go on, until nothing can. `has_receive_buffers` says whether connections that
+    /// found no receive buffer may try again.
+    pub(crate) fn maintain(&mut self, has_receive_buffers: bool) {
+        let mut work = std::mem::take(&mut self.work);
+        self.guard(|shard| shard.take_waiters(has_receive_buffers, &mut work));
+        loop {
+            self.shard.take_touched(&mut work);
+            if work.is_empty() {
+                break;
+            }
+            for item in work.drain(..) {
+                self.guard(|shard| shard.work(item));
+            }
+        }
+        self.work = work;
+    }
+
+    /// The next operation to be submitted.
+    pub(crate) fn next_op(&mut self) -> Option<(Owner, Op)> {
+        self.shard.outbox.pop_front()
+    }
+
+    /// The ring is full: the operation comes first in the next turn.
+    pub(crate) fn put_back(&mut self, owner: Owner, op: Op) {
+        self.shard.outbox.push_front((owner, op));
+    }
+
+    /// When a turn is due though nothing happens.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.shard.wake_at()
+    }
+
+    /// True when there is nothing left to do for ever.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.shard.is_finished()
+    }
+
+    /// Tells whoever ordered the stop that it is over.
+    pub(crate) fn finish(&mut self) {
+        if let Some(reply) = self.shard.stopping.take() {
+            // Nobody may be waiting for it any more.
+            let _ = reply.send(());
+        }
+    }
+
+    /// Confines a panic to the disc that was being worked on.
+    fn guard(&mut self, work: impl FnOnce(&mut Shard)) {
+        let shard = &mut self.shard;
+        shard.current = None;
+        // The tables stay usable: whatever the disc had in them is removed, and tokens of it are dead.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(shard)))
+            && !shard.bury(message(&*panic))
+        {
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
