@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong with it is said with the file, the line and the field.
 
+use crate::limits::SHARDS_MAX;
 use serde::Deserialize;
 use spine::{
     address::StoragePrefix,
@@ -19,8 +20,6 @@ use toml::Spanned;
 const POOLS_MAX: usize = 64;
 /// Addresses of the brain that are tried in turn.
 const BRAINS_MAX: usize = 16;
-/// Threads that serve discs; beyond the cores of any machine.
-const SHARDS_MAX: usize = 256;
 /// Longest name of an interface: IFNAMSIZ less the final NUL (linux/if.h).
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Longest path of a unix socket: `sun_path` less the final NUL (unix(7)).

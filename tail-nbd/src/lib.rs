@@ -47,6 +47,8 @@ pub mod nbd;
 pub mod pool;
 pub mod ring;
 #[forbid(unsafe_code)]
+pub mod serve;
+#[forbid(unsafe_code)]
 pub mod server;
 #[forbid(unsafe_code)]
 pub mod shard;

@@ -48,6 +48,12 @@ pub const NEGOTIATING_PER_DISC_MAX: usize = 16;
 /// Requests of one connection being worked on. nbdcopy has 64 in flight, qemu 16.
 pub const REQUESTS_IN_FLIGHT_MAX: u32 = 128;
 
+/// Handshakes under way at the door of a stand-alone server; who comes beyond that is closed.
+pub const NEGOTIATING_MAX: usize = 64;
+
+/// Threads that serve discs; beyond the cores of any machine.
+pub const SHARDS_MAX: usize = 256;
+
 /// Discs of one shard.
 pub const DISCS_MAX: usize = 4096;
 

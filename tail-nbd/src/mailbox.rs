@@ -2,7 +2,7 @@
 //! that its ring polls, so a shard waits in one place only.
 
 use crate::limits::MAILBOX_LETTERS_MAX;
-use crate::shard::{Access, OpenDisc, ShardError, ShardStatus};
+use crate::shard::{Access, Adopted, OpenDisc, ShardError, ShardStatus};
 use rustix::event::{EventfdFlags, eventfd};
 use spine::id::DiscNumber;
 use std::io;
@@ -18,6 +18,8 @@ pub type Reply = oneshot::Sender<Result<(), ShardError>>;
 pub enum Letter {
     /// Serve this disc.
     Open(Box<OpenDisc>, Reply),
+    /// Take a client over.
+    Adopt(DiscNumber, Box<Adopted>, Reply),
     /// Replace its access.
     SetAccess(DiscNumber, Access, Reply),
     /// Change its size, in bytes.

@@ -5,18 +5,22 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use std::{
     io::{IsTerminal as _, Write as _},
+    net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
 };
 use tail_nbd::{
     config::Config,
     control::{status, table},
+    limits::SHARDS_MAX,
+    serve::{self, Listen, ServeConfig},
     server,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 /// The storage server of BigV: one NBD export for each disc, on the disc's own IPv6 address.
@@ -35,6 +39,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Serve a file, or the files of a directory, to whoever can connect: no brain, no root
+    Serve {
+        /// Where to listen: ADDRESS:PORT or unix:PATH; may be given several times [default: 127.0.0.1:10809, or
+        /// the sockets that a service manager passes]
+        #[arg(long, value_name = "PLACE")]
+        listen: Vec<Listen>,
+        /// Threads that serve; each file is served by one of them
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = shards_count)]
+        shards: usize,
+        /// A file, which gets the empty export name, or a directory, of which each file gets its own name
+        path: PathBuf,
+    },
     /// Ask the running server what it is doing
     Status {
         /// The configuration file that it was started with
@@ -49,6 +65,9 @@ enum Command {
 const EXAMPLES: &str = "\
 Examples:
   tail-nbd run --config /etc/bigv/tail.toml
+  tail-nbd serve --listen [::1]:10809 disc.img
+  tail-nbd serve --listen unix:/run/discs.sock --shards 4 /srv/discs
+  nbdinfo -- [ tail-nbd serve disc.img ]
   tail-nbd status --config /etc/bigv/tail.toml
   tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'
   RUST_LOG=tail_nbd=debug tail-nbd run --config tail.toml
@@ -58,6 +77,7 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run(&config),
+        Command::Serve { listen, shards, path } => serve(listen, shards, path),
         Command::Status { config, json } => show_status(&config, json),
     };
     match outcome {
@@ -71,9 +91,33 @@ fn main() -> ExitCode {
 
 fn run(path: &std::path::Path) -> Result<()> {
     let config = Config::load(path)?;
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    log(Level::INFO);
+    until_stopped(async |stop| Ok(server::run(config, stop).await?))
+}
+
+fn serve(mut listen: Vec<Listen>, shards_count: usize, path: PathBuf) -> Result<()> {
+    let activated = serve::is_activated();
+    if listen.is_empty() && !activated {
+        listen.push(Listen::Tcp((Ipv4Addr::LOCALHOST, spine::limits::NBD_PORT).into()));
+    }
+    // Who starts it for one command wants to see the output of that command.
+    log(if activated { Level::WARN } else { Level::INFO });
+    until_stopped(async |stop| Ok(serve::run(ServeConfig { path, listen, shards_count }, stop).await?))
+}
+
+fn shards_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=SHARDS_MAX).contains(count));
+    count.ok_or_else(|| format!("it is a number from 1 to {SHARDS_MAX}"))
+}
+
+fn log(level: Level) {
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+}
+
+/// Runs until the work is over, which is told of SIGTERM and SIGINT.
+fn until_stopped(work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<()>) -> Result<()> {
     // The shards, the jobs and the addresses have threads of their own; one is enough for the rest.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -87,7 +131,7 @@ fn run(path: &std::path::Path) -> Result<()> {
             }
             stop_sender.send_replace(true);
         });
-        Ok(server::run(config, stop).await?)
+        work(stop).await
     })
 }
 

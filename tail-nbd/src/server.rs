@@ -179,7 +179,7 @@ fn lock_state_dir(state_dir: &Path) -> Result<File, ServerError> {
 
 /// Raises the soft limit on open files to the hard one, and returns it: each disc and each client takes
 /// a few. The usual soft limit is 1,024.
-fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
@@ -190,7 +190,7 @@ fn raise_open_files() -> u64 {
 }
 
 /// Tells the service manager, if there is one (sd_notify(3)).
-fn notify(state: &str) {
+pub(crate) fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let send = || -> io::Result<()> {
         use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _};

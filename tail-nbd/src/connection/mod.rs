@@ -83,12 +83,17 @@ impl Connection {
     /// A connection that was just accepted; the greeting is in the batch that was filled.
     pub fn new(disc: Token, socket: Handle, peer: IpAddr, known: bool, mut filling: Box<Batch>) -> Self {
         let server = Server::new(filling.headers());
+        Self { known, filling: Some(filling), ..Self::adopted(disc, socket, peer, server, None) }
+    }
+
+    /// A connection with a past: what the protocol knows of it, and what it was let in by, if it was.
+    pub fn adopted(disc: Token, socket: Handle, peer: IpAddr, server: Server, grant: Option<Grant>) -> Self {
         Self {
             disc,
             socket,
             peer,
-            known,
-            grant: None,
+            known: true,
+            grant,
             server,
             state: State::Open,
             input: None,
@@ -97,7 +102,7 @@ impl Connection {
             landing: None,
             receiving: false,
             after_large: false,
-            filling: Some(filling),
+            filling: None,
             sending: false,
             in_flight_count: 0,
             deadline: None,

@@ -19,6 +19,7 @@ use crate::ring::op::Handle;
 use crate::ring::slots::Token;
 use crate::shard::{Access, DiscCounters};
 use barrier::Barrier;
+use rustix::net::Shutdown;
 use spine::id::DiscNumber;
 use std::net::IpAddr;
 
@@ -29,8 +30,8 @@ pub struct Disc {
     pub number: DiscNumber,
     /// The data file, with its lock.
     pub data: Handle,
-    /// The listening socket.
-    pub listener: Handle,
+    /// The listening socket, unless somebody else accepts its clients.
+    pub listener: Option<Handle>,
     /// The size that clients are told.
     pub size: DiscSize,
     /// Who may use it.
@@ -90,6 +91,14 @@ pub struct Withdrawal {
 }
 
 impl Disc {
+    /// Ends the accept that is in the kernel, if any.
+    pub fn stop_listening(&self) {
+        if let Some(listener) = &self.listener {
+            // An error says that it was not listening.
+            let _ = rustix::net::shutdown(listener, Shutdown::Both);
+        }
+    }
+
     /// True while it takes connections.
     pub fn is_accepting(&self) -> bool {
         matches!(self.state, State::Serving | State::Resizing { .. })

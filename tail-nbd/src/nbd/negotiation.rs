@@ -160,9 +160,7 @@ impl Negotiation {
                 Ok(None)
             }
             (Ok(export), AskKind::List) => {
-                let mut data = 0u32.to_be_bytes().to_vec();
-                data.extend_from_slice(export.description.as_bytes());
-                write_option_reply(out, option, option_reply::SERVER, &data);
+                write_listed(out, "", &export.description);
                 write_option_reply(out, option, option_reply::ACK, &[]);
                 Ok(None)
             }
@@ -181,6 +179,24 @@ impl Negotiation {
                 Ok(None)
             }
         }
+    }
+
+    /// True when the export that is awaited is asked for by LIST.
+    pub fn is_list_wanted(&self) -> bool {
+        matches!(&self.state, State::AwaitExport(Ask { kind: AskKind::List, .. }))
+    }
+
+    /// Answers LIST, in place of [`Negotiation::handle_export`], with these names and texts for people.
+    ///
+    /// # Panics
+    /// When no list is awaited, which is a bug of the caller.
+    pub fn handle_list<'a>(&mut self, exports: impl Iterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+        assert!(self.is_list_wanted(), "no list is awaited");
+        self.state = State::Header;
+        for (name, description) in exports {
+            write_listed(out, name, description);
+        }
+        write_option_reply(out, option_type::LIST, option_reply::ACK, &[]);
     }
 
     fn agree(&self, export: &Export, name: &str) -> Agreement {
@@ -280,6 +296,13 @@ impl Negotiation {
         }
         Ok(None)
     }
+}
+
+fn write_listed(out: &mut Vec<u8>, name: &str, description: &str) {
+    let mut data = u32::try_from(name.len()).expect("names are short").to_be_bytes().to_vec();
+    data.extend_from_slice(name.as_bytes());
+    data.extend_from_slice(description.as_bytes());
+    write_option_reply(out, option_type::LIST, option_reply::SERVER, &data);
 }
 
 fn write_context(out: &mut Vec<u8>, option: u32, id: u32) {

@@ -94,6 +94,21 @@ impl Server {
         Ok(())
     }
 
+    /// True when the export of the last [`Event::ExportWanted`] is asked for by LIST. Who has several answers by
+    /// [`Server::handle_list`]; [`Server::handle_export`] lists the one without a name.
+    pub fn is_list_wanted(&self) -> bool {
+        matches!(&self.phase, Phase::Negotiation(negotiation) if negotiation.is_list_wanted())
+    }
+
+    /// Answers a LIST with these names and texts for people.
+    ///
+    /// # Panics
+    /// When no list is awaited, which is a bug of the caller.
+    pub fn handle_list<'a>(&mut self, exports: impl Iterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+        let Phase::Negotiation(negotiation) = &mut self.phase else { panic!("no list is awaited") };
+        negotiation.handle_list(exports, out);
+    }
+
     /// The driver has taken so many bytes of the payload of the last write.
     ///
     /// # Panics

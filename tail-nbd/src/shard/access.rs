@@ -22,6 +22,8 @@ pub enum Grant {
     Attachment(IpAddr, SecretHash),
     /// This address is in the list.
     Listed(IpAddr),
+    /// Whoever accepted it decided; no access of the disc grants it again.
+    Adopted,
 }
 
 /// Why a client is not let in.

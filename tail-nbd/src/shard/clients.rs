@@ -1,6 +1,7 @@
 //! From a new connection to a started request.
 
-use super::access::Refusal;
+use super::access::{Grant, Refusal};
+use super::handle::{Adopted, ShardError};
 use super::owner::{Shard, Waiter};
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
@@ -19,6 +20,7 @@ use crate::nbd::wire::{Error, STATE_HOLE, STATE_ZERO};
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::slots::Token;
 use rustix::net::sockopt;
+use spine::id::DiscNumber;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -28,9 +30,12 @@ impl Shard {
     /// Has the kernel take the next connection of a disc. Harmless when it does already.
     pub(super) fn accept(&mut self, token: Token) {
         let Some(disc) = self.discs.get_mut(token) else { return };
-        if !disc.accepting && disc.is_accepting() {
+        if let Some(listener) = &disc.listener
+            && !disc.accepting
+            && disc.is_accepting()
+        {
+            let listener = Rc::clone(listener);
             disc.accepting = true;
-            let listener = Rc::clone(&disc.listener);
             self.outbox.push_back((Owner::Listener(token), Op::Accept { listener }));
         }
     }
@@ -81,6 +86,25 @@ impl Shard {
         }
         self.set_deadline(connection, self.patience.handshake_seconds);
         self.touch(connection);
+    }
+
+    /// A client that was accepted, and let in, elsewhere.
+    pub(super) fn adopt(&mut self, number: DiscNumber, client: Adopted) -> Result<(), ShardError> {
+        let token = self.find(number)?;
+        let Adopted { socket, server, peer } = client;
+        let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
+        if !matches!(disc.state, State::Serving) || server.agreement().is_none_or(|agreed| agreed.size != disc.size) {
+            return Err(ShardError::Busy(number));
+        }
+        if disc.connections.len() >= CONNECTIONS_PER_DISC_MAX {
+            return Err(ShardError::Full { number, limit: "CONNECTIONS_PER_DISC_MAX" });
+        }
+        let connection = Connection::adopted(token, Rc::new(socket), peer, server, Some(Grant::Adopted));
+        let full = |_| ShardError::Full { number, limit: "CONNECTIONS_MAX" };
+        let connection = self.connections.insert(connection).map_err(full)?;
+        disc.connections.push(connection);
+        self.touch(connection);
+        Ok(())
     }
 
     pub(super) fn handle_received(&mut self, token: Token, completion: Completion) {
@@ -331,7 +355,7 @@ fn extent(run: &Run) -> Extent {
 }
 
 /// Sets the socket up, and says who is at the other end.
-fn configure(socket: &impl AsFd) -> rustix::io::Result<IpAddr> {
+pub(crate) fn configure(socket: &impl AsFd) -> rustix::io::Result<IpAddr> {
     let (idle, interval, probes) = KEEPALIVE;
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;

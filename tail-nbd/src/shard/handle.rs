@@ -4,11 +4,13 @@ use super::access::Access;
 use super::driver;
 use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX};
 use crate::mailbox::{self, Letter, MailboxSender};
+use crate::nbd::server::Server;
 use crate::ring::probe::ProbeError;
 use spine::id::DiscNumber;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -51,8 +53,9 @@ pub struct OpenDisc {
     pub data: File,
     /// The size that clients see, in bytes.
     pub size_bytes: u64,
-    /// Bound and listening. The shard does all accepting, and shuts it down at the close.
-    pub listener: TcpListener,
+    /// Bound and listening. The shard does all accepting, and shuts it down at the close. `None`: all clients
+    /// come by [`Shards::adopt`].
+    pub listener: Option<TcpListener>,
     /// Who may use the disc.
     pub access: Access,
     /// This tail's own storage address. A client whose source is the disc's own address is this
@@ -61,6 +64,17 @@ pub struct OpenDisc {
     /// An fsync of this disc failed before and nobody has put it right: FLUSH and FUA answer EIO from
     /// the start (safety rule 17).
     pub sync_failed: bool,
+}
+
+/// A client whose handshake is over, for [`Shards::adopt`].
+#[derive(Debug)]
+pub struct Adopted {
+    /// Its socket, in blocking mode. Nothing behind the handshake has been received, and all of the handshake sent.
+    pub socket: OwnedFd,
+    /// The protocol, with its agreement.
+    pub server: Server,
+    /// Where it connects from; a client without an address is this machine.
+    pub peer: IpAddr,
 }
 
 /// What the shards say unasked.
@@ -258,6 +272,16 @@ impl Shards {
     pub async fn open(&self, disc: OpenDisc) -> Result<(), ShardError> {
         let number = disc.number;
         self.ask(number, |reply| Letter::Open(Box::new(disc), reply)).await
+    }
+
+    /// Takes over a client that somebody else has let in. Its rights are the caller's decision, and last until the
+    /// access of the disc is replaced or the disc is closed.
+    ///
+    /// # Errors
+    /// When the disc is not open or busy, its size is not what the client was told, or a limit is reached. The
+    /// client is cut off then.
+    pub async fn adopt(&self, number: DiscNumber, client: Adopted) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Adopt(number, Box::new(client), reply)).await
     }
 
     /// Replaces the access of a disc. Clients that lost their right are cut off at once. Resolves when

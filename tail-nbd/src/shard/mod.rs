@@ -29,7 +29,8 @@ mod owner;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
+pub(crate) use clients::configure;
 pub use handle::{
-    ClientStatus, DiscCounters, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus,
-    Shards, StartError,
+    Adopted, ClientStatus, DiscCounters, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent,
+    ShardStatus, Shards, StartError,
 };

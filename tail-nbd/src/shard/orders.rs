@@ -12,7 +12,6 @@ use crate::geometry::DiscSize;
 use crate::mailbox::{Letter, Reply};
 use crate::ring::op::{Op, Owner};
 use crate::ring::slots::Token;
-use rustix::net::Shutdown;
 use spine::id::DiscNumber;
 use std::io;
 use std::rc::Rc;
@@ -26,6 +25,10 @@ impl Shard {
             Letter::Open(disc, reply) => {
                 let answer = self.open(*disc);
                 // Nobody may be waiting for an answer any more, here and below.
+                let _ = reply.send(answer);
+            }
+            Letter::Adopt(number, client, reply) => {
+                let answer = self.adopt(number, *client);
                 let _ = reply.send(answer);
             }
             Letter::SetAccess(number, access, reply) => self.set_access(number, access, reply),
@@ -52,7 +55,7 @@ impl Shard {
         }
     }
 
-    fn find(&self, number: DiscNumber) -> Result<Token, ShardError> {
+    pub(super) fn find(&self, number: DiscNumber) -> Result<Token, ShardError> {
         self.numbers.get(&number).copied().ok_or(ShardError::NotOpen(number))
     }
 
@@ -65,16 +68,18 @@ impl Shard {
             return Err(ShardError::AlreadyOpen(number));
         }
         let size = checked_size(number, open.size_bytes)?;
-        let address = open.listener.local_addr();
-        let address =
-            address.map_err(|source| ShardError::Os { number, what: "the listener has no address", source })?;
+        let os = |source| ShardError::Os { number, what: "the listener has no address", source };
+        let address = match &open.listener {
+            Some(listener) => listener.local_addr().map_err(os)?.ip(),
+            None => open.own_address,
+        };
         let disc = Disc {
             number,
             data: Rc::new(open.data.into()),
-            listener: Rc::new(open.listener.into()),
+            listener: open.listener.map(|listener| Rc::new(listener.into())),
             size,
             access: open.access,
-            address: address.ip().to_canonical(),
+            address: address.to_canonical(),
             own_address: open.own_address.to_canonical(),
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
             connections: Vec::new(),
@@ -147,8 +152,7 @@ impl Shard {
             _ => false,
         };
         disc.state = State::Closing { reply, syncing: false, orphans };
-        // It makes the accept in the kernel fail. An error says that there is none.
-        let _ = rustix::net::shutdown(&disc.listener, Shutdown::Both);
+        disc.stop_listening();
         if orphans {
             self.sweep_soon();
         }

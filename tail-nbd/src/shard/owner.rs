@@ -370,7 +370,7 @@ impl Shard {
         }
         let Some(disc) = self.discs.get_mut(token) else { return true };
         tracing::error!(disc = %disc.number, message, "a panic; the disc is out of service");
-        let _ = rustix::net::shutdown(&disc.listener, Shutdown::Both);
+        disc.stop_listening();
         disc.connections.clear();
         disc.withdrawals.clear();
         disc.barrier = disc::barrier::Barrier::new(disc.barrier.failed());

@@ -53,8 +53,15 @@ async fn open(shards: &Shards, number: u64) -> SocketAddr {
     let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let (number, access) = (DiscNumber(number), Access::List(vec![LOOPBACK]));
-    let disc =
-        OpenDisc { number, data, size_bytes: 1 << 20, listener, access, own_address: LOOPBACK, sync_failed: false };
+    let disc = OpenDisc {
+        number,
+        data,
+        size_bytes: 1 << 20,
+        listener: Some(listener),
+        access,
+        own_address: LOOPBACK,
+        sync_failed: false,
+    };
     shards.open(disc).await.unwrap();
     address
 }

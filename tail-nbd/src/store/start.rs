@@ -234,7 +234,7 @@ impl Store {
             number: record.number,
             data: data.try_clone().map_err(failed("duplicate the descriptor of its data"))?,
             size_bytes: record.size_bytes,
-            listener: listen_soon(record.address).await.map_err(failed("listen on its address"))?,
+            listener: Some(listen_soon(record.address).await.map_err(failed("listen on its address"))?),
             access: held.access(),
             own_address: IpAddr::V6(self.parts.own_address),
             sync_failed: record.flush_failed,

@@ -67,7 +67,15 @@ impl Tail {
         let address = listener.local_addr().unwrap();
         let number = DiscNumber(number);
         // The tail's own address differs from the disc's on purpose, except that on loopback both are clients'.
-        let open = OpenDisc { number, data, size_bytes, listener, access, own_address: LOOPBACK, sync_failed: false };
+        let open = OpenDisc {
+            number,
+            data,
+            size_bytes,
+            listener: Some(listener),
+            access,
+            own_address: LOOPBACK,
+            sync_failed: false,
+        };
         self.runtime.block_on(self.shards().open(open)).unwrap();
         Served { number, address }
     }

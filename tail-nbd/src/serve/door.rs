@@ -1,0 +1,158 @@
+//! Accepts clients, finds out what they want, and hands them to the shard that has it.
+
+use super::exports::Exports;
+use super::listen::{Accepting, Listener};
+use crate::limits::{HANDSHAKE_SECONDS_MAX, NEGOTIATING_MAX};
+use crate::nbd::negotiation::Refusal;
+use crate::nbd::server::{Event, Server};
+use crate::shard::{Adopted, Shards, configure};
+use rustix::net::{RecvFlags, SendFlags, recv};
+use spine::id::DiscNumber;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Longest piece of a handshake that is looked at in one go, in bytes. Options are short.
+const PIECE_BYTES: usize = 1024;
+
+/// How long to wait when the system has no descriptor for a client.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Lets clients in until `stop` is true; then nobody listens and no handshake is under way any more.
+pub(super) async fn run(
+    listeners: Vec<Listener>,
+    exports: &Arc<Exports>,
+    shards: &Arc<Shards>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(NEGOTIATING_MAX));
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        doors.spawn(accept(listener, Arc::clone(exports), Arc::clone(shards), Arc::clone(&places)));
+    }
+    // An error says that the sender is gone, which means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+    doors.shutdown().await;
+}
+
+async fn accept(listener: Listener, exports: Arc<Exports>, shards: Arc<Shards>, places: Arc<Semaphore>) {
+    let mut clients = JoinSet::new();
+    loop {
+        while clients.try_join_next().is_some() {}
+        let accepted = match &listener.socket {
+            Accepting::Tcp(listener) => listener.accept().await.map(|(stream, _)| Client::Tcp(stream)),
+            Accepting::Unix(listener) => listener.accept().await.map(|(stream, _)| Client::Unix(stream)),
+        };
+        match accepted {
+            Ok(client) => {
+                // Who finds no place is closed.
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let (exports, shards) = (Arc::clone(&exports), Arc::clone(&shards));
+                clients.spawn(async move {
+                    if let Err(error) = let_in(client, &exports, &shards).await {
+                        tracing::debug!(%error, "a client was not let in");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(at = %listener.place, %error, "cannot accept; the next try is in a second");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A client before its move to a shard.
+enum Client {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Client {
+    /// Tries a system call whenever it may do something, until it does.
+    async fn when<R>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.async_io(interest, || call(stream.as_fd())).await,
+            Self::Unix(stream) => stream.async_io(interest, || call(stream.as_fd())).await,
+        }
+    }
+
+    fn into_socket(self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        })
+    }
+}
+
+/// The handshake of one client, and its move to a shard.
+async fn let_in(client: Client, exports: &Exports, shards: &Shards) -> io::Result<()> {
+    let peer = match &client {
+        Client::Tcp(stream) => configure(stream)?,
+        Client::Unix(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(&client, exports));
+    let Some((number, server)) = handshake.await?? else { return Ok(()) };
+    let socket = client.into_socket()?;
+    // The ring waits for it; a nonblocking socket would only answer EAGAIN.
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    shards.adopt(number, Adopted { socket, server, peer }).await.map_err(io::Error::other)
+}
+
+/// Takes in the handshake, and not a byte more. `None` when the client leaves without an export.
+async fn negotiate(client: &Client, exports: &Exports) -> io::Result<Option<(DiscNumber, Server)>> {
+    let mut out = Vec::new();
+    let mut server = Server::new(&mut out);
+    let mut wanted = None;
+    loop {
+        send(client, &out).await?;
+        out.clear();
+        if let (Some(_), Some(number)) = (server.agreement(), wanted) {
+            return Ok(Some((number, server)));
+        }
+        let mut piece = [0; PIECE_BYTES];
+        let count = client.when(Interest::READABLE, |fd| Ok(recv(fd, &mut piece, RecvFlags::PEEK)?.0)).await?;
+        if count == 0 {
+            return Ok(None);
+        }
+        let step = server.handle_bytes(&piece[..count], &mut out);
+        let consumed = step.as_ref().map_or(count, |(consumed, _)| *consumed);
+        // It is there, so it does not wait.
+        client.when(Interest::READABLE, |fd| Ok(recv(fd, &mut piece[..consumed], RecvFlags::empty())?)).await?;
+        match step.map_err(io::Error::other)?.1 {
+            Some(Event::ExportWanted(_)) if server.is_list_wanted() => server.handle_list(exports.listed(), &mut out),
+            Some(Event::ExportWanted(name)) => {
+                let found = exports.find(&name);
+                wanted = found.as_ref().map(|(number, _)| *number);
+                let answer = found.map(|(_, export)| export).ok_or(Refusal::Unknown);
+                server.handle_export(answer, &mut out).map_err(io::Error::other)?;
+            }
+            Some(Event::Closed) => {
+                send(client, &out).await?;
+                return Ok(None);
+            }
+            Some(Event::Request(_)) => unreachable!("nothing behind the handshake is looked at"),
+            None => {}
+        }
+    }
+}
+
+async fn send(client: &Client, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let sent = client.when(Interest::WRITABLE, |fd| Ok(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL)?)).await?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}

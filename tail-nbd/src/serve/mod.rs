@@ -1,0 +1,94 @@
+//! The stand-alone server: files over NBD for whoever can connect, without a brain and without root.
+//!
+//! ```text
+//!   listeners (TCP, unix, socket activation)
+//!       │ accept                                        one thread (tokio)
+//!       ▼
+//!     door ── handshake: which export? ──▶ exports (name → file, locked)
+//!       │ Shards::adopt: socket + agreement
+//!       ▼
+//!     shard of that file                                the same data plane as under a brain
+//! ```
+//!
+//! A disc of a tail has an address and a listener of its own, so its shard knows from the start whose client it
+//! accepts. Here one listener leads to many files, and which one a client wants is known only after its handshake.
+//! So the handshake happens at the door, and then the socket moves to the shard that has the file, for good.
+//!
+//! Invariants:
+//! * a file belongs to one shard, is locked through the very description that serves it, and is opened once;
+//! * nothing behind the handshake is received at the door, so nothing has to be carried over but the agreement;
+//! * who is silent at the door is closed, and not more than a fixed number can stand there.
+//!
+//! Deliberately absent: access lists (listen where only friends can connect), files that appear later, resizing.
+
+mod door;
+mod error;
+mod exports;
+mod listen;
+
+pub use error::ServeError;
+pub use listen::{Listen, ListenError, is_activated};
+
+use crate::server::{notify, raise_open_files};
+use crate::shard::{ShardConfig, ShardEvent, Shards};
+use exports::Exports;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// A file, which gets the empty export name, or a directory, of which each file gets its own name.
+    pub path: PathBuf,
+    /// Where to listen. None: at the sockets that were passed by a service manager.
+    pub listen: Vec<Listen>,
+    /// Threads that serve files. A file is served by one of them.
+    pub shards_count: usize,
+}
+
+/// Serves until `stop` is true.
+///
+/// # Errors
+/// When something cannot be opened, locked, or listened on.
+pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+    raise_open_files();
+    let exports = Arc::new(Exports::open(&config.path)?);
+    let listeners = listen::open(&config.listen)?;
+    let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count) })?;
+    let shards = Arc::new(shards);
+    for disc in exports.discs() {
+        shards.open(disc?).await?;
+    }
+    let watching = tokio::spawn(watch_shards(events, Arc::clone(&shards), Arc::clone(&exports)));
+    for listener in &listeners {
+        tracing::info!(at = %listener.place, path = %config.path.display(), exports = exports.len(), "listening");
+    }
+    notify("READY=1");
+    door::run(listeners, &exports, &shards, stop).await;
+    tracing::info!("stopping");
+    notify("STOPPING=1");
+    watching.abort();
+    // An aborted task ends with an error, and has no share of the shards any more.
+    let _ = watching.await;
+    if let Some(shards) = Arc::into_inner(shards) {
+        shards.stop().await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Sync failures are in the log already. A file whose shard panicked is closed and opened again.
+async fn watch_shards(mut events: tokio::sync::mpsc::Receiver<ShardEvent>, shards: Arc<Shards>, exports: Arc<Exports>) {
+    while let Some(event) = events.recv().await {
+        let ShardEvent::Panicked { number, .. } = event else { continue };
+        let reopen = async {
+            shards.close(number).await?;
+            shards.open(exports.disc(number)?).await?;
+            Ok::<(), ServeError>(())
+        };
+        if let Err(error) = reopen.await {
+            tracing::error!(%number, error = &error as &dyn std::error::Error, "a file is not served any more");
+        }
+    }
+}
