@@ -22,9 +22,6 @@ pub const URL_BYTES_MAX: usize = 2048;
 /// Longest display name in bytes: three labels and their dots.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 255;
 
-/// Keys pressed together with one `sendkey`.
-pub const KEYS_MAX: usize = 8;
-
 /// Orders waiting for one machine. The brain sends one at a time; more is refused as `busy`.
 pub const ORDERS_MAX: usize = 64;
 

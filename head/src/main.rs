@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use head::{
     adopt::Files,
     config::{Accel, Config},
-    control::{adoption::survey, preflight, readiness, supervisor::Supervisor},
+    control::{adoption::survey, preflight, supervisor::Supervisor},
     host::Host,
     hypervisor::{command_line::Accelerator, exec, kvm, process::this_program},
     network::firewall::Firewall,
@@ -105,7 +105,7 @@ async fn supervise(config: Config, qemu_version: &str) -> Result<()> {
     let permitted = adopted.iter().map(|machine| (machine.job.uid, machine.job.spec.discs.as_slice()));
     host.firewall.keep(permitted).await.context("machines cannot be fenced in")?;
     let supervisor = Supervisor::new(host, adopted);
-    if let Err(error) = readiness::notify("READY=1") {
+    if let Err(error) = spine::daemon::notify("READY=1") {
         tracing::warn!(%error, "cannot tell the service manager that this daemon is ready");
     }
     tracing::info!("ready");

@@ -11,7 +11,9 @@
 //! * [`session`]: both ends of a connection as pure state machines (R060–R068).
 //! * [`transport`]: the only part that does I/O: tokio moves the bytes.
 //! * [`api`]: the shapes of the brain's public HTTP API, shared with `bigv`.
+//! * [`daemon`]: what the three daemons owe the system they run on.
 //! * [`address`]: a disc's address computed from its number (R037).
+//! * [`hardware`]: the names of virtual hardware that the brain offers and the heads make.
 //! * [`fuzz`]: what must hold whatever a peer sends.
 //! * [`secret`], [`limits`], [`size`], [`spec`]: what the rest is made of.
 //!
@@ -21,8 +23,10 @@
 
 pub mod address;
 pub mod api;
+pub mod daemon;
 pub mod frame;
 pub mod fuzz;
+pub mod hardware;
 pub mod id;
 pub mod limits;
 pub mod message;

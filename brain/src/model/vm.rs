@@ -1,6 +1,7 @@
 //! A virtual machine as it is in the books, and the changes that may be asked for.
 
 use super::privilege::Place;
+use spine::hardware::parse_keys;
 use std::{net::IpAddr, time::SystemTime};
 
 /// Memory of a VM when none is said, in MiB.
@@ -13,16 +14,6 @@ pub const MEMORY_MIB_MAX: i64 = 16 << 20;
 pub const CORES_MAX: i64 = 512;
 /// Longest `cdrom_url` in bytes: what browsers and proxies agree to carry.
 pub const CDROM_URL_BYTES_MAX: usize = 2048;
-
-/// The hardware profiles that may be asked for; none is the head's newest.
-pub const HARDWARE_PROFILES: &[&str] = &["virtio2013", "virtio2011", "compatibility2013", "compatibility2011"];
-/// The keyboard layouts that may be asked for: those of qemu.
-pub const KEYMAPS: &[&str] = &[
-    "ar", "bepo", "cz", "da", "de", "de-ch", "en-gb", "en-us", "es", "et", "fi", "fo", "fr", "fr-be", "fr-ca", "fr-ch",
-    "hr", "hu", "is", "it", "ja", "lt", "lv", "mk", "nl", "no", "pl", "pt", "pt-br", "ru", "sl", "sv", "th", "tr",
-];
-/// The key combinations that clients offer for `sendkey`.
-pub const SENDKEYS: &[&str] = &["ctrl-alt-delete", "ctrl-alt-f1", "ctrl-alt-f2"];
 
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,23 +199,13 @@ pub fn check_cdrom_url(url: &str) -> Result<(), String> {
     }
 }
 
-/// Checks a key combination for `sendkey`: qemu's key names joined by dashes. `del` becomes
-/// `delete`, as old clients say either.
+/// Checks a key combination for `sendkey`: names of keys joined by dashes. `del` becomes `delete`, as
+/// old clients say either.
 ///
 /// # Errors
 /// The API's sentence.
 pub fn check_sendkey(keys: &str) -> Result<String, String> {
-    let parts: Vec<&str> = keys.split('-').collect();
-    let word = |part: &&str| {
-        !part.is_empty()
-            && part.len() <= 16
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    };
-    if parts.len() > 8 || !parts.iter().all(word) {
-        return Err("is invalid".into());
-    }
-    let named = |part: &str| if part == "del" { "delete".to_owned() } else { part.to_owned() };
-    Ok(parts.into_iter().map(named).collect::<Vec<_>>().join("-"))
+    parse_keys(keys).map(|keys| keys.join("-")).map_err(|error| format!("is invalid: {error}"))
 }
 
 #[cfg(test)]
@@ -247,7 +228,7 @@ mod tests {
     #[test]
     fn keys_are_names_joined_by_dashes() {
         assert_eq!(check_sendkey("ctrl-alt-del"), Ok("ctrl-alt-delete".into()));
-        for bad in ["", "-", "ctrl-", "CTRL", "a b", "a\"b", &"a-".repeat(20)] {
+        for bad in ["", "-", "ctrl-", "CTRL", "a b", "a\"b", "ctrl-hyper", &"a-".repeat(20)] {
             assert!(check_sendkey(bad).is_err(), "{bad:?}");
         }
     }

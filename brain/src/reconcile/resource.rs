@@ -8,6 +8,7 @@ use crate::{
 use serde_json::{Value, json};
 use spine::{
     address::StoragePrefix,
+    hardware::MODEL_OF_PROFILE,
     resource::{
         Attributes,
         vm::{Dhcp, NbdAddress, NetworkInterface, UserAuthentication, VmDisc, VmResource},
@@ -80,7 +81,7 @@ impl Surroundings {
     fn disc(&self, disc: &DiscRow, key: &Secret) -> VmDisc {
         VmDisc {
             address: self.address_of(disc),
-            model: "virtio".to_owned(),
+            model: MODEL_OF_PROFILE.to_owned(),
             serial: Some(serial(disc)),
             key: Some(key.clone()),
             size: Some(disc.size_bytes()),
@@ -101,7 +102,7 @@ impl Surroundings {
         NetworkInterface {
             mac: card.mac.clone(),
             vlan_id: u32::try_from(card.vlan).unwrap_or(0),
-            model: "virtio".to_owned(),
+            model: MODEL_OF_PROFILE.to_owned(),
             ips: card.ips.iter().map(ToString::to_string).collect(),
             dhcp,
             extra: Attributes::new(),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     change::Change,
-    work::{DiscRow, PoolRow, RunRow, RunState, Status, VmRow, Work},
+    work::{CardRow, DiscRow, PoolRow, RunRow, RunState, Status, VmRow, Work},
 };
 use serde_json::json;
 use spine::{
@@ -318,6 +318,16 @@ fn a_reimage_waits_for_the_withdrawal_and_the_start_for_the_image() {
     let importing = plan(&work, &observed, &memory);
     assert!(importing.actions.is_empty());
     assert_eq!((importing.status.state.as_str(), importing.status.progress), ("imaging", Some(40)));
+}
+
+#[test]
+fn b07_the_hardware_profile_decides_what_discs_and_cards_are() {
+    let mut work = vm(vec![disc(1, Some("tail1"))]);
+    work.vm.hardware_profile = Some("compatibility2013".to_owned());
+    work.cards = vec![CardRow { mac: "fe:ff:00:00:00:01".to_owned(), vlan: 1, ips: vec![] }];
+    let resource = surroundings().resource(&work, 1, &Secret::new("k"));
+    assert_eq!(resource.hardware_profile.as_deref(), Some("compatibility2013"));
+    assert_eq!((&*resource.discs[0].model, &*resource.network_interfaces[0].model), ("", ""), "the profile's own");
 }
 
 #[test]

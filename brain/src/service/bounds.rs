@@ -6,11 +6,14 @@ use crate::{
         disc::{NewDisc, SIZE_MIB_MAX, SIZE_MIB_MIN},
         invalid::Invalid,
         name::{check_label, check_vm},
-        vm::{CORES_MAX, HARDWARE_PROFILES, KEYMAPS, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NewVm, VmChange, check_cdrom_url},
+        vm::{CORES_MAX, MEMORY_MIB_MAX, MEMORY_MIB_MIN, NewVm, VmChange, check_cdrom_url},
     },
     store::capacity::Capacity,
 };
-use spine::limits::DISCS_PER_VM_MAX;
+use spine::{
+    hardware::{HARDWARE_PROFILES, KEYMAPS},
+    limits::DISCS_PER_VM_MAX,
+};
 use std::collections::BTreeSet;
 
 /// The API's word for "no image".

@@ -6,14 +6,13 @@
 //! ```
 //!
 //! * [`supervisor`]: the loop. [`adoption`]: what it finds at its start.
-//! * [`preflight`]: what is checked before. [`readiness`]: how the service manager is told.
+//! * [`preflight`]: what is checked before.
 //!
 //! Invariant: whatever the brain is told goes through the one loop, so that a dump and the notices after
 //! it always agree, and every command is answered once.
 
 pub mod adoption;
 pub mod preflight;
-pub mod readiness;
 pub mod supervisor;
 
 use spine::message::Refusal;

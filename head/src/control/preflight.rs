@@ -1,7 +1,7 @@
 //! What is checked before the first machine: errors and warnings an operator can act on.
 
 use crate::config::Config;
-use rustix::fs::{FlockOperation, flock};
+use spine::daemon::{StateDirError, lock_state_dir};
 use std::{
     fs::{self, File},
     io,
@@ -22,9 +22,9 @@ pub enum PreflightError {
         /// Why not.
         source: io::Error,
     },
-    /// Another supervisor runs.
-    #[error("another bigv-head is running with the state directory {0}")]
-    Taken(PathBuf),
+    /// Another supervisor runs, or the state directory cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// Machines' uids cannot reach their own directories.
     #[error("runtime_dir: other users may not pass through {path}: chmod o+x {path}, or choose another place")]
     Closed {
@@ -65,15 +65,7 @@ pub fn take_directories(config: &Config) -> Result<File, PreflightError> {
         move |source| PreflightError::Directory { path, source }
     };
     let make = |path: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed(path));
-    make(&config.state_dir, 0o700)?;
-    let lock = config.state_dir.join("lock");
-    let mut options = fs::OpenOptions::new();
-    let file = options.create(true).truncate(false).write(true).open(&lock).map_err(failed(&lock))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(PreflightError::Taken(config.state_dir.clone())),
-        Err(errno) => return Err(failed(&lock)(errno.into())),
-    }
+    let file = lock_state_dir(&config.state_dir)?;
     make(&config.runtime_dir, 0o711)?;
     // Names of machines are not everybody's business; passing through is needed.
     let mode = fs::Permissions::from_mode(0o711);

@@ -12,7 +12,6 @@
 //! * [`process`]: starting, adopting, waiting for and killing the process. [`exec`] is what runs between
 //!   fork and qemu and gives up every right.
 //! * [`kvm`]: proves that KVM runs a guest.
-//! * [`keys`]: the keys that can be sent, the keyboards that there are.
 //!
 //! Invariants: no secret is ever in an argument list (safety rule 6); no text of a customer can become
 //! an option of its own; every monitor command has a deadline (safety rule 14); qemu belongs to no
@@ -27,7 +26,6 @@
 
 pub mod command_line;
 pub mod exec;
-pub mod keys;
 pub mod kvm;
 pub mod monitor;
 pub mod process;

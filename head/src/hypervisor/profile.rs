@@ -1,6 +1,8 @@
 //! Hardware profiles (B07): what a name promises of the virtual hardware, for as long as a machine
 //! keeps it (R168, R170).
 
+use spine::hardware::MODEL_OF_PROFILE;
+
 /// Virtual hardware by name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -84,7 +86,7 @@ impl DiscModel {
     /// Reads a `discs[].model`. Empty or `default` means the profile's.
     pub fn parse(text: &str, profile: &Profile) -> Option<Self> {
         match text {
-            "" | "default" => Some(profile.disc),
+            MODEL_OF_PROFILE | "default" => Some(profile.disc),
             "virtio" => Some(Self::Virtio),
             "ide" => Some(Self::Ide),
             _ => None,
@@ -96,7 +98,7 @@ impl CardModel {
     /// Reads a `network_interfaces[].model`. Empty or `default` means the profile's.
     pub fn parse(text: &str, profile: &Profile) -> Option<Self> {
         match text {
-            "" | "default" => Some(profile.card),
+            MODEL_OF_PROFILE | "default" => Some(profile.card),
             "virtio" => Some(Self::Virtio),
             "e1000" => Some(Self::E1000),
             "rtl8139" => Some(Self::Rtl8139),
@@ -117,6 +119,11 @@ impl CardModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b07_every_name_that_the_brain_offers_is_a_profile() {
+        assert_eq!(PROFILES.map(|profile| profile.name), spine::hardware::HARDWARE_PROFILES);
+    }
 
     #[test]
     fn b07_profiles_are_found_by_name_and_the_newest_without() {

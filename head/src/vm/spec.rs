@@ -2,14 +2,12 @@
 
 use crate::{
     config::Config,
-    hypervisor::{
-        keys,
-        profile::{CardModel, DiscModel, Profile},
-    },
+    hypervisor::profile::{CardModel, DiscModel, Profile},
     limits::{CORES_MAX, DISPLAY_NAME_BYTES_MAX, MEMORY_MIN_MIB, SERIAL_BYTES_MAX, URL_BYTES_MAX},
 };
 use serde_json::{Value, json};
 use spine::{
+    hardware::KEYMAPS,
     limits::{DISCS_PER_VM_MAX, NICS_PER_VM_MAX},
     resource::{
         Attributes, from_attributes,
@@ -144,7 +142,7 @@ impl Spec {
         let keymap = match vm.keymap.as_deref() {
             None => None,
             Some(name) => {
-                Some(keys::keymap(name).ok_or_else(|| bad("keymap", format!("there is no keymap {:?}", shown(name))))?)
+                Some(keymap(name).ok_or_else(|| bad("keymap", format!("there is no keymap {:?}", shown(name))))?)
             }
         };
         Ok(Self {
@@ -284,6 +282,10 @@ impl fmt::Display for Mac {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
+}
+
+fn keymap(name: &str) -> Option<&'static str> {
+    KEYMAPS.iter().copied().find(|keymap| *keymap == name)
 }
 
 #[cfg(test)]

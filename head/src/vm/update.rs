@@ -4,8 +4,9 @@ use super::{
     report::KEY_HASH,
     spec::{CdromUrl, Spec, read},
 };
-use crate::{config::Config, control::refusal, hypervisor::keys};
+use crate::{config::Config, control::refusal};
 use spine::{
+    hardware::parse_keys,
     message::Refusal,
     resource::{
         Attributes, apply_update, to_attributes,
@@ -50,7 +51,7 @@ pub fn check(current: &VmResource, changes: &Attributes, config: &Config) -> Res
         None => None,
         Some(Signal::Powerdown) => Some(Press::Powerdown),
         Some(Signal::Reset) => Some(Press::Reset),
-        Some(Signal::Sendkey(text)) => Some(Press::Keys(keys::parse(&text).map_err(|e| bad(SIGNAL, e))?)),
+        Some(Signal::Sendkey(text)) => Some(Press::Keys(parse_keys(&text).map_err(|e| bad(SIGNAL, e))?)),
     };
     let mut attributes = to_attributes(current);
     apply_update(&mut attributes, &changes);

@@ -2,13 +2,15 @@
 
 use crate::{
     http::{Api, extract::Answer, fault::Fault},
-    model::vm::{HARDWARE_PROFILES, KEYMAPS, SENDKEYS},
     service::inventory,
 };
 use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use spine::api::Definition;
+use spine::{
+    api::Definition,
+    hardware::{HARDWARE_PROFILES, KEYMAPS, SENDKEYS},
+};
 
 /// GET /definitions
 pub(crate) async fn list(State(api): State<Api>) -> Result<Answer, Fault> {
