@@ -3,20 +3,14 @@
 use crate::database;
 use anyhow::{Context as _, Result, bail};
 use brain::{
-    activation,
     config::Config,
     fleet::{Registry, session},
     http::{self, AppState},
     reconcile::{Poke, Reconciler, ReconcilerConfig},
     store::{Store, cluster::Active, nodes},
 };
-use std::{
-    fs::{self, File, OpenOptions},
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use spine::daemon;
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -30,9 +24,22 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long nodes have to be told why their connections end.
 const GOODBYE: Duration = Duration::from_millis(200);
 
+/// The TCP sockets that a service manager passed to this process. To be called once, before anything
+/// else opens a descriptor.
+pub fn passed_listeners() -> Result<Vec<std::net::TcpListener>> {
+    let listener = |(number, socket)| {
+        let listener = std::net::TcpListener::from(socket);
+        listener.local_addr().with_context(|| format!("descriptor {number} of LISTEN_FDS is no TCP socket"))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    let sockets = daemon::passed_sockets().context("cannot take the sockets that were passed")?;
+    sockets.into_iter().map(listener).collect()
+}
+
 /// Runs the active brain until SIGTERM, SIGINT, or the loss of the right to be active.
 pub async fn run(config: Config, embedded: Option<&Path>, sockets: Vec<std::net::TcpListener>) -> Result<()> {
-    let _lock = lock_state_dir(&config.state_dir)?;
+    let _lock = daemon::lock_state_dir(&config.state_dir)?;
     let (store, server) = database(&config, embedded).await?;
     let result = serve(config, store, sockets).await;
     if let Some(server) = server {
@@ -68,7 +75,7 @@ async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>
     let state = AppState { store, poke, registry: registry.clone(), config: Arc::new(config) };
     let api = serve_http(http, state, &stopping);
 
-    activation::notify("READY=1").context("cannot tell the service manager that the brain is ready")?;
+    daemon::notify("READY=1").context("cannot tell the service manager that the brain is ready")?;
     info!("ready");
     let lost = tokio::select! {
         _ = stop_signals.0.recv() => None,
@@ -79,7 +86,7 @@ async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>
     let reason = lost.as_deref().unwrap_or("the brain is stopping");
     info!(reason, "stopping");
     // Whatever the manager makes of it, the stop goes on.
-    let _ = activation::notify("STOPPING=1");
+    let _ = daemon::notify("STOPPING=1");
     tasks.abort_all();
     registry.close_all(reason);
     let _ = stop.send(true);
@@ -88,25 +95,6 @@ async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>
     match lost {
         None => Ok(()),
         Some(reason) => bail!("this brain is no longer active: {reason}"),
-    }
-}
-
-/// Two brains with one state directory would be one too many, whatever their databases are.
-fn lock_state_dir(dir: &Path) -> Result<File> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let path = dir.join("brain.lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            bail!("another bigv-brain runs with the state directory {}", dir.display())
-        }
-        Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 

@@ -16,13 +16,12 @@
 //! * [`model`]: pure rules: placement, networks.
 //! * [`embedded`]: a private PostgreSQL for a lab or a single machine.
 //! * [`http`], [`service`], [`auth`]: the public API: requests, use cases, who may do what.
-//! * [`config`], [`limits`], [`activation`]: what the rest starts from.
+//! * [`config`], [`limits`]: what the rest starts from.
 //!
 //! Invariants: intent is durable before anything is ordered; no decision is taken about a node that
 //! has not said all it has; a disc or VM that is not in the database is reported, never removed.
 #![forbid(unsafe_code)]
 
-pub mod activation;
 pub mod auth;
 pub mod config;
 pub mod embedded;

@@ -110,8 +110,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let config = Config::load(&arguments.place.config)?;
     let sockets = match arguments.command {
-        // Before anything else opens a descriptor.
-        Command::Run => brain::activation::listeners().context("cannot use the sockets passed in")?,
+        Command::Run => daemon::passed_listeners()?,
         _ => vec![],
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;

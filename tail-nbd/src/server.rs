@@ -18,26 +18,15 @@ use crate::{
     shard::{ShardConfig, ShardEvent, Shards, StartError},
     store::{Changed, Parts, Store, start::Scan},
 };
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use spine::{
+    daemon::{self, StateDirError},
     limits::VERSIONS,
     message::{Hello, Role},
     resource::Attributes,
     transport::{NodeConfig, connect_node},
 };
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::{fs::DirBuilderExt as _, net::UnixDatagram},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -45,9 +34,9 @@ use uuid::Uuid;
 /// Why a tail did not start.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// Another one uses the state directory.
-    #[error("another tail-nbd runs with the state directory {} already", .0.display())]
-    AlreadyRunning(PathBuf),
+    /// Another one uses the state directory, or it cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// The system failed.
     #[error("cannot {verb} {}", path.display())]
     Io {
@@ -83,7 +72,7 @@ pub enum ServerError {
 /// When it cannot start.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
     let started = Instant::now();
-    let _lock = lock_state_dir(&config.state_dir)?;
+    let _lock = daemon::lock_state_dir(&config.state_dir)?;
     let open_files_max = raise_open_files();
     let seen = Seen::load(&config.state_dir)?;
     let (store, shard_events) = start_store(&config).await?;
@@ -162,21 +151,6 @@ fn node_config(config: &Config, seen: Seen) -> NodeConfig {
     NodeConfig { brains: config.brains.clone(), bind: config.spine_address, hello }
 }
 
-/// Makes the state directory if there is none, and makes it this process's until the file is dropped.
-fn lock_state_dir(state_dir: &Path) -> Result<File, ServerError> {
-    let failed = |verb| move |source| ServerError::Io { verb, path: state_dir.to_owned(), source };
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
-    made.map_err(failed("make the state directory"))?;
-    let path = state_dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(failed("open the lock in"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(ServerError::AlreadyRunning(state_dir.to_owned())),
-        Err(errno) => Err(failed("lock")(errno.into())),
-    }
-}
-
 /// Raises the soft limit on open files to the hard one, and returns it: each disc and each client takes
 /// a few. The usual soft limit is 1,024.
 pub(crate) fn raise_open_files() -> u64 {
@@ -189,34 +163,9 @@ pub(crate) fn raise_open_files() -> u64 {
     limit.maximum.unwrap_or(u64::MAX)
 }
 
-/// Tells the service manager, if there is one (sd_notify(3)).
+/// Tells the service manager, if there is one.
 pub(crate) fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let send = || -> io::Result<()> {
-        use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _};
-        let address = match path.as_bytes().strip_prefix(b"@") {
-            Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
-            None => std::os::unix::net::SocketAddr::from_pathname(&path)?,
-        };
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
-    };
-    if let Err(error) = send() {
+    if let Err(error) = daemon::notify(state) {
         tracing::warn!(%error, "the service manager could not be told");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_process_a_state_directory() {
-        let folder = tempfile::tempdir().unwrap();
-        let state_dir = folder.path().join("a/b");
-        let lock = lock_state_dir(&state_dir).unwrap();
-        let refused = lock_state_dir(&state_dir).unwrap_err().to_string();
-        assert!(refused.contains("another tail-nbd runs") && refused.contains("a/b"), "{refused}");
-        drop(lock);
-        lock_state_dir(&state_dir).unwrap();
     }
 }

@@ -512,7 +512,7 @@ fn one_tail_a_state_directory_and_clear_words_for_operators() {
         let second = tail.output(&["run"]);
         let text = String::from_utf8_lossy(&second.stderr).into_owned();
         assert_eq!(second.status.code(), Some(1));
-        assert!(text.contains("another tail-nbd runs with the state directory"), "{text}");
+        assert!(text.contains("another daemon of this kind runs with the state directory"), "{text}");
 
         let status = tail.status();
         assert_eq!(status["brain"], "connected");

@@ -131,7 +131,7 @@ fn a_second_daemon_and_a_bad_configuration_are_refused_with_a_sentence() {
             String::from_utf8(output.stderr).unwrap()
         };
         let said = run(&bench.config());
-        assert!(said.contains("another bigv-head is running with the state directory"), "{said}");
+        assert!(said.contains("another daemon of this kind runs with the state directory"), "{said}");
         let bad = bench.path("bad.toml");
         fs::write(&bad, "name = \"head1\"\ncolour = 1\n").unwrap();
         let said = run(&bad);

@@ -2,8 +2,8 @@
 
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{AddressFamily, SocketType, getsockname};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::{Domain, SockAddr, Socket, Type};
+use spine::daemon;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -18,12 +18,6 @@ use tokio::net::{TcpListener, UnixListener};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
-
-/// The first descriptor that a service manager passes (sd_listen_fds(3)).
-const PASSED_FIRST: i32 = 3;
-
-/// More sockets than anyone passes.
-const PASSED_MAX: i32 = 64;
 
 /// A place to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +70,9 @@ pub enum ListenError {
         /// What the system says.
         source: io::Error,
     },
+    /// Sockets were announced that are not there.
+    #[error("cannot take the sockets that were passed")]
+    Announced(#[source] io::Error),
     /// No place at all.
     #[error("nowhere to listen: give --listen, or pass a socket by LISTEN_FDS")]
     Nowhere,
@@ -121,14 +118,14 @@ impl Drop for Listener {
 
 /// True when a service manager passes sockets to this process.
 pub fn is_activated() -> bool {
-    passed_count() > 0
+    daemon::passed_sockets_count() > 0
 }
 
 /// Opens every place, or takes the sockets that were passed.
 pub(super) fn open(places: &[Listen]) -> Result<Vec<Listener>, ListenError> {
-    match (places, passed_count()) {
+    match (places, daemon::passed_sockets_count()) {
         ([], 0) => Err(ListenError::Nowhere),
-        ([], count) => passed(count),
+        ([], _) => passed(),
         (_, 0) => places.iter().map(bind).collect(),
         _ => Err(ListenError::Both),
     }
@@ -171,29 +168,19 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn passed_count() -> i32 {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    let ours = number("LISTEN_PID") == Some(std::process::id());
-    let count = number("LISTEN_FDS").and_then(|count| i32::try_from(count).ok()).unwrap_or(0);
-    if ours { count.min(PASSED_MAX) } else { 0 }
-}
-
-fn passed(count: i32) -> Result<Vec<Listener>, ListenError> {
-    (PASSED_FIRST..PASSED_FIRST + count)
-        .map(|number| {
-            let take = || {
-                // A copy is ours by type; safe code cannot claim a number.
-                let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-                let socket = pidfd_getfd(&this, number, PidfdGetfdFlags::empty())?;
-                if socket_type(&socket)? != SocketType::STREAM || !socket_acceptconn(&socket)? {
-                    return Err(rustix::io::Errno::INVAL.into());
-                }
-                let socket = Accepting::new(socket)?;
-                Ok(Listener { place: format!("descriptor {number}"), socket, path: None })
-            };
-            take().map_err(|source: io::Error| ListenError::Passed { number, source })
-        })
-        .collect()
+fn passed() -> Result<Vec<Listener>, ListenError> {
+    let sockets = daemon::passed_sockets().map_err(ListenError::Announced)?;
+    let listener = |(number, socket): (i32, OwnedFd)| {
+        let failed = |source: io::Error| ListenError::Passed { number, source };
+        if socket_type(&socket).map_err(|e| failed(e.into()))? != SocketType::STREAM
+            || !socket_acceptconn(&socket).map_err(|e| failed(e.into()))?
+        {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        let socket = Accepting::new(socket).map_err(failed)?;
+        Ok(Listener { place: format!("descriptor {number}"), socket, path: None })
+    };
+    sockets.into_iter().map(listener).collect()
 }
 
 #[cfg(test)]
