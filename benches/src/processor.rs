@@ -73,6 +73,17 @@ pub fn rss_peak_kib(pid: u32) -> Result<u64> {
     peak.with_context(|| format!("{path} has no VmHWM"))
 }
 
+/// Memory of process `pid` that is its own, in KiB: resident, and not of a file.
+///
+/// # Errors
+/// When there is no such process.
+pub fn anonymous_kib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let own = status_field(&text, "RssAnon").and_then(|value| value.trim_end_matches(" kB").parse().ok());
+    own.with_context(|| format!("{path} has no RssAnon"))
+}
+
 /// How many threads of process `pid` may run on another processor than `cpu`.
 ///
 /// # Errors
@@ -105,11 +116,19 @@ pub fn pin(cpu: usize) -> Result<()> {
 
 /// Sets the niceness of this process, and of what it starts from now on.
 ///
+/// Where the kernel shares processors among sessions first, niceness only counts inside a session: so the session gets it
+/// too, and keeps it.
+///
 /// # Errors
 /// When the kernel refuses: below 0 needs root.
 pub fn set_nice(nice: i32) -> Result<()> {
-    let set = rustix::process::setpriority_process(None, nice);
-    set.with_context(|| format!("cannot have a niceness of {nice}; below 0 needs root"))
+    let refused = || format!("cannot have a niceness of {nice}; below 0 needs root");
+    rustix::process::setpriority_process(None, nice).with_context(refused)?;
+    let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    if grouped.is_ok_and(|text| text.trim() == "1") {
+        fs::write("/proc/self/autogroup", nice.to_string()).with_context(refused)?;
+    }
+    Ok(())
 }
 
 /// Two processors: the server's and the client's.
@@ -211,6 +230,7 @@ mod tests {
     fn memory_and_threads_of_this_process() {
         let pid = std::process::id();
         assert!(rss_peak_kib(pid).unwrap() > 100);
+        assert!((1..=rss_peak_kib(pid).unwrap()).contains(&anonymous_kib(pid).unwrap()));
         assert_eq!(
             threads_unpinned_count(pid, CpuSet::MAX_CPU).unwrap(),
             std::fs::read_dir("/proc/self/task").unwrap().count()

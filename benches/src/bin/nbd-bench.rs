@@ -79,7 +79,8 @@ struct Peers {
     /// The clients' processor; another core if not given
     #[arg(long, value_name = "CPU")]
     client_cpu: Option<usize>,
-    /// Niceness of clients and servers; below 0 they come before what else the machine does, as root
+    /// Niceness of clients and servers; below 0 they come before what else the machine does, as root. The session,
+    /// that is the terminal, keeps it
     #[arg(long, value_name = "-20..19", default_value_t = 0, allow_negative_numbers = true)]
     nice: i32,
     /// Folder for the measured file and logs, on ext4 or XFS

@@ -20,8 +20,8 @@
 //! Deliberately absent: judging ([`crate::judge`]), and discs of more than one machine.
 
 mod fio;
-mod machine;
-mod program;
+pub(crate) mod machine;
+pub(crate) mod program;
 mod scratch;
 mod server;
 
@@ -148,7 +148,9 @@ pub fn run(config: &Config, progress: &mut dyn Write) -> Result<Run> {
     }
     let scratch = Scratch::prepare(&config.scratch, config.file_mib)?;
     processor::pin(config.pair.client)?;
-    processor::set_nice(config.nice)?;
+    if config.nice != 0 {
+        processor::set_nice(config.nice)?;
+    }
     let mut run = Run {
         format: FORMAT,
         machine,
