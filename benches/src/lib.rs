@@ -10,6 +10,7 @@
 //! * [`load`]: an NBD client that costs as little as it can, so that it is the server that is measured.
 //! * [`loads`]: which loads are compared, and what the tail must reach.
 //! * [`peers`]: starts servers in turn, loads them, and writes a [`record`].
+//! * [`scale`]: one tail with thousands of discs.
 //! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
 //! * [`report`]: tables and plots of records.
 #![forbid(unsafe_code)]
@@ -21,4 +22,5 @@ pub mod peers;
 pub mod processor;
 pub mod record;
 pub mod report;
+pub mod scale;
 pub mod statistics;

@@ -24,8 +24,9 @@ const REPLY_BYTES: usize = 16;
 const CMD_READ: u16 = 0;
 const CMD_WRITE: u16 = 1;
 const CMD_DISC: u16 = 2;
-/// One receive takes at most this much.
-const RECEIVE_BYTES: usize = 256 << 10;
+/// One receive takes at most this much: the length of the buffer that all connections share, so that hundreds of them
+/// do not push one another's bytes out of the processor's cache.
+pub const RECEIVE_BYTES: usize = 256 << 10;
 /// From this many bytes still to come, a payload is discarded inside the kernel.
 const DISCARD_BYTES_MIN: usize = 16 << 10;
 /// Slices of one sendmsg: the kernel's UIO_MAXIOV is 1024.
@@ -56,9 +57,11 @@ pub struct Connection {
     free: Vec<u32>,
     outgoing: VecDeque<Message>,
     payload: Vec<u8>,
-    received: Vec<u8>,
-    /// Bytes of `received` that hold the start of a header.
-    held: usize,
+    /// The start of a header whose end has not arrived.
+    held: [u8; REPLY_BYTES],
+    /// Bytes of it.
+    held_bytes: usize,
+    counted: u64,
     /// Bytes of a read's payload still to come.
     payload_left: usize,
     interval: Option<Duration>,
@@ -89,8 +92,9 @@ impl Connection {
             free: (0..depth_u32).rev().collect(),
             outgoing: VecDeque::with_capacity(depth),
             payload,
-            received: vec![0; RECEIVE_BYTES],
-            held: 0,
+            held: [0; REPLY_BYTES],
+            held_bytes: 0,
+            counted: 0,
             payload_left: 0,
             interval: None,
             next_due: Instant::now(),
@@ -104,15 +108,21 @@ impl Connection {
         self.next_due = now + stagger;
     }
 
-    /// Sends and receives what can be, without waiting. True when anything moved.
+    /// Requests that were answered while they were counted.
+    pub fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// Sends and receives what can be, without waiting; `received` has [`RECEIVE_BYTES`] bytes, and nothing in it is
+    /// kept. True when anything moved.
     ///
     /// # Errors
     /// When the server breaks the protocol, hangs up, or answers with an error.
-    pub fn turn(&mut self, report: &mut Report, counting: bool) -> Result<bool> {
+    pub fn turn(&mut self, report: &mut Report, received: &mut [u8], counting: bool) -> Result<bool> {
         self.fill();
         let sent = self.send()?;
-        let received = self.receive(report, counting)?;
-        Ok(sent || received)
+        let moved = self.receive(report, received, counting)?;
+        Ok(sent || moved)
     }
 
     /// When the next request is due; none while it waits for a reply or for the socket anyway.
@@ -203,17 +213,18 @@ impl Connection {
         Ok(moved)
     }
 
-    fn receive(&mut self, report: &mut Report, counting: bool) -> Result<bool> {
+    fn receive(&mut self, report: &mut Report, received: &mut [u8], counting: bool) -> Result<bool> {
         let mut moved = false;
         loop {
+            received[..self.held_bytes].copy_from_slice(&self.held[..self.held_bytes]);
             // Discarding stops short of the next header, so it is only used well inside a payload.
             let (range, flags) = if self.payload_left >= DISCARD_BYTES_MIN {
                 (0..self.payload_left.min(RECEIVE_BYTES), RecvFlags::TRUNC)
             } else {
-                (self.held..RECEIVE_BYTES, RecvFlags::empty())
+                (self.held_bytes..RECEIVE_BYTES, RecvFlags::empty())
             };
             let wanted = range.len();
-            let count = match recv(&self.stream, &mut self.received[range], flags) {
+            let count = match recv(&self.stream, &mut received[range], flags) {
                 Ok((_, 0)) => bail!("the server hung up"),
                 Ok((_, count)) => count,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(moved),
@@ -223,7 +234,7 @@ impl Connection {
             if self.payload_left >= DISCARD_BYTES_MIN {
                 self.payload_left -= count;
             } else {
-                self.parse(count, report, counting)?;
+                self.parse(&received[..self.held_bytes + count], report, counting)?;
             }
             if count < wanted {
                 return Ok(true);
@@ -231,10 +242,10 @@ impl Connection {
         }
     }
 
-    /// Goes through `count` new bytes behind the held ones.
-    fn parse(&mut self, count: usize, report: &mut Report, counting: bool) -> Result<()> {
+    /// Goes through the held bytes and the new ones behind them.
+    fn parse(&mut self, received: &[u8], report: &mut Report, counting: bool) -> Result<()> {
         let now = Instant::now();
-        let end = self.held + count;
+        let end = received.len();
         let mut at = 0;
         loop {
             let skipped = self.payload_left.min(end - at);
@@ -243,15 +254,15 @@ impl Connection {
             if end - at < REPLY_BYTES {
                 break;
             }
-            let reply: [u8; REPLY_BYTES] = self.received[at..at + REPLY_BYTES].try_into().expect("16 bytes");
+            let reply: [u8; REPLY_BYTES] = received[at..at + REPLY_BYTES].try_into().expect("16 bytes");
             at += REPLY_BYTES;
             let slot = self.finish(&reply, now, report, counting)?;
             if slot.operation == Operation::Read {
                 self.payload_left = self.plan.block_bytes() as usize;
             }
         }
-        self.received.copy_within(at..end, 0);
-        self.held = end - at;
+        self.held_bytes = end - at;
+        self.held[..self.held_bytes].copy_from_slice(&received[at..]);
         Ok(())
     }
 
@@ -271,6 +282,7 @@ impl Connection {
         let finished = *slot;
         self.free.push(index as u32);
         if counting {
+            self.counted += 1;
             report.count(finished.operation, now.saturating_duration_since(finished.counts_from));
         }
         Ok(finished)

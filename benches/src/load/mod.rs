@@ -60,17 +60,27 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// When the server cannot be reached, refuses the export, breaks the protocol, or answers a request
 /// with an error.
 pub fn run(config: &Config) -> Result<Report> {
-    if config.connections_count == 0 || config.depth == 0 {
-        bail!("connections and depth must be at least 1");
+    Ok(run_on(config, std::slice::from_ref(&config.target))?.0)
+}
+
+/// As [`run`], with the connections dealt out to `targets` in turn instead of [`Config::target`]. Also returns how many
+/// requests each connection got answered while they were counted, in the order of the connections.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(config: &Config, targets: &[String]) -> Result<(Report, Vec<u64>)> {
+    if config.connections_count == 0 || config.depth == 0 || targets.is_empty() {
+        bail!("targets, connections and depth must be at least 1");
     }
     let mut connections = Vec::with_capacity(config.connections_count);
-    for number in 0..config.connections_count {
-        let (stream, export) = handshake::connect(&config.target, &config.export)
-            .with_context(|| format!("connection {number} to {}", config.target))?;
+    for (number, target) in targets.iter().cycle().take(config.connections_count).enumerate() {
+        let (stream, export) =
+            handshake::connect(target, &config.export).with_context(|| format!("connection {number} to {target}"))?;
         let plan = Plan::new(&config.plan, export.size_bytes, number as u64)?;
         connections.push(Connection::new(stream, plan, config.depth)?);
     }
     let mut report = Report::new(config);
+    let mut received = vec![0; connection::RECEIVE_BYTES];
     let started = Instant::now();
     let counted_from = started + config.warm_up;
     let ends = counted_from + config.duration;
@@ -92,20 +102,21 @@ pub fn run(config: &Config) -> Result<Report> {
         }
         let mut progressed = false;
         for connection in &mut connections {
-            progressed |= connection.turn(&mut report, counting)?;
+            progressed |= connection.turn(&mut report, &mut received, counting)?;
         }
         if !progressed {
             wait(&connections, now)?;
         }
     }
     report.stop(Instant::now(), config.server_pid)?;
-    finish(&mut connections, &mut report)?;
-    Ok(report)
+    finish(&mut connections, &mut report, &mut received)?;
+    let counts = connections.iter().map(Connection::counted).collect();
+    Ok((report, counts))
 }
 
 /// Lets what is in flight come back, uncounted, then says goodbye: some servers do not survive a
 /// client that leaves in the middle.
-fn finish(connections: &mut [Connection], report: &mut Report) -> Result<()> {
+fn finish(connections: &mut [Connection], report: &mut Report, received: &mut [u8]) -> Result<()> {
     let deadline = Instant::now() + DRAIN_DEADLINE;
     connections.iter_mut().for_each(Connection::stop);
     while !connections.iter().all(Connection::is_idle) {
@@ -115,7 +126,7 @@ fn finish(connections: &mut [Connection], report: &mut Report) -> Result<()> {
         }
         let mut progressed = false;
         for connection in connections.iter_mut() {
-            progressed |= connection.turn(report, false)?;
+            progressed |= connection.turn(report, received, false)?;
         }
         if !progressed {
             wait(connections, now)?;

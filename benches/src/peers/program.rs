@@ -101,6 +101,22 @@ impl Program {
         fs::read_to_string(&self.log).with_context(|| format!("{} printed no text", self.name))
     }
 
+    /// Asks it to end, and waits until it has, which must be a success.
+    ///
+    /// # Errors
+    /// When it fails, or is not done after `deadline`.
+    pub fn terminate(self, deadline: Duration) -> Result<()> {
+        self.ask_to_end();
+        self.output(deadline).map(drop)
+    }
+
+    fn ask_to_end(&self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It is our child and not reaped yet, so the id is its own; one that has just ended needs no signal.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
     /// The end of what it printed, for errors.
     pub fn log_tail(&self) -> String {
         let tail = || -> std::io::Result<Vec<u8>> {
@@ -120,11 +136,8 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let until = Instant::now() + TERMINATE_DEADLINE;
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-            && matches!(self.child.try_wait(), Ok(None))
-        {
-            // It is our child and not reaped yet, so the id is its own; one that has just ended needs no signal.
-            let _ = kill_process(pid, Signal::TERM);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.ask_to_end();
         }
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() >= until {

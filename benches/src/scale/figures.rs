@@ -1,0 +1,137 @@
+//! What was measured, against what is wanted; no I/O.
+
+use crate::{
+    record::{Machine, MemoryPoint},
+    report::table::markdown,
+};
+use serde::Serialize;
+
+/// A measurement of scale, as it is saved.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scale {
+    /// Version of this record: [`crate::record::FORMAT`].
+    pub format: u32,
+    /// Where it was measured.
+    pub machine: Machine,
+    /// Discs, each with an idle client.
+    pub discs_count: u64,
+    /// Threads of the tail that serve.
+    pub shards_count: usize,
+    /// Discs that were busy at once.
+    pub busy_count: u64,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+    /// Memory while there were more and more discs.
+    pub memory: Vec<MemoryPoint>,
+}
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// What it is.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+    /// Of what.
+    pub unit: &'static str,
+    /// What is wanted; none for a figure that only explains others.
+    pub bar: Option<Bar>,
+}
+
+/// What is wanted of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bar {
+    /// This or less.
+    AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
+}
+
+impl Figure {
+    /// A figure without a bar.
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, unit, bar: None }
+    }
+
+    /// The same with a bar.
+    pub fn with(self, bar: Bar) -> Self {
+        Self { bar: Some(bar), ..self }
+    }
+
+    /// Whether the bar is met; none without one.
+    pub fn is_met(&self) -> Option<bool> {
+        self.bar.map(|bar| match bar {
+            Bar::AtMost(most) => self.value <= most,
+            Bar::AtLeast(least) => self.value >= least,
+        })
+    }
+}
+
+impl Scale {
+    /// True when every bar is met.
+    pub fn is_met(&self) -> bool {
+        self.figures.iter().all(|figure| figure.is_met() != Some(false))
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let row = |figure: &Figure| {
+            let bar = match figure.bar {
+                Some(Bar::AtMost(most)) => format!("≤ {}", number(most)),
+                Some(Bar::AtLeast(least)) => format!("≥ {}", number(least)),
+                None => String::new(),
+            };
+            let met = figure.is_met().map_or("", |met| if met { "met" } else { "not met" });
+            vec![figure.name.clone(), number(figure.value), figure.unit.to_owned(), bar, met.to_owned()]
+        };
+        let rows: Vec<_> = self.figures.iter().map(row).collect();
+        markdown(&["figure", "measured", "unit", "bar", ""], &rows, 1)
+    }
+}
+
+fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        0.0 => 0,
+        value if value < 1.0 => 3,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::machine;
+
+    fn scale(figures: Vec<Figure>) -> Scale {
+        let (discs_count, shards_count, busy_count) = (4000, 2, 400);
+        Scale { format: 1, machine: machine(), discs_count, shards_count, busy_count, figures, memory: vec![] }
+    }
+
+    #[test]
+    fn a_bar_is_met_up_to_itself() {
+        let figure = |value, bar| Figure::new("x", value, "s").with(bar).is_met();
+        assert_eq!(figure(5.0, Bar::AtMost(5.0)), Some(true));
+        assert_eq!(figure(5.1, Bar::AtMost(5.0)), Some(false));
+        assert_eq!(figure(0.8, Bar::AtLeast(0.8)), Some(true));
+        assert_eq!(figure(0.79, Bar::AtLeast(0.8)), Some(false));
+        assert_eq!(Figure::new("x", 1.0, "s").is_met(), None);
+    }
+
+    #[test]
+    fn the_table_names_what_is_not_met() {
+        let good = Figure::new("memory", 7.25, "KiB").with(Bar::AtMost(24.0));
+        let bad = Figure::new("start", 6.0, "s").with(Bar::AtMost(5.0));
+        let plain = Figure::new("discs", 4000.0, "");
+        assert!(scale(vec![good.clone(), plain.clone()]).is_met());
+        let all = scale(vec![good, bad, plain]);
+        assert!(!all.is_met());
+        let table = all.table();
+        let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap().to_owned();
+        assert!(line("memory").contains("7.2") && line("memory").contains("≤ 24.0") && !line("memory").contains("not"));
+        assert!(line("start").contains("not met"), "{table}");
+        assert!(line("discs").contains("4000"), "{table}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Two network namespaces of the measurement's own, gone when it ends.
+//!
+//! ```text
+//!   "client" namespace: this process                 "tail" namespace: the tail
+//!      head0 fd00:b16:0:2::11, ::1 ───── veth ───── storage0 fd00:b16:0:2::21, and every disc's address
+//! ```
+//!
+//! The discs are reached through the tail's own address as a router, because the kernel's table of neighbours is one
+//! for all namespaces, and 4,000 more in it would need a change of the machine's settings.
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use spine::{address::StoragePrefix, id::DiscNumber};
+use std::{
+    fs::File,
+    net::{Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
+    process::Command,
+};
+
+/// The storage interface of the tail.
+pub const INTERFACE: &str = "storage0";
+/// The address of the clients.
+pub const CLIENT: &str = "fd00:b16:0:2::11";
+/// The tail's own address.
+pub const TAIL: &str = "fd00:b16:0:2::21";
+/// Where the brain listens.
+pub const BRAIN: &str = "[fd00:b16:0:2::1]:7770";
+/// The discs' addresses are in it.
+pub const PREFIX: &str = "fd00:b16:0:d::/64";
+
+/// The joined namespaces.
+#[derive(Debug)]
+pub struct Net {
+    client: String,
+    tail: String,
+}
+
+impl Net {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// When `ip` fails, as it does without root.
+    pub fn new() -> Result<Self> {
+        let id = std::process::id();
+        let net = Self { client: format!("nsc-{id}"), tail: format!("nst-{id}") };
+        let (client, tail) = (net.client.as_str(), net.tail.as_str());
+        for name in [client, tail] {
+            ip(&["netns", "add", name])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        ip(&["-n", client, "link", "add", "head0", "type", "veth", "peer", "name", INTERFACE, "netns", tail])?;
+        for (name, link, address) in [
+            (client, "head0", "fd00:b16:0:2::11/64"),
+            (client, "head0", "fd00:b16:0:2::1/64"),
+            (tail, INTERFACE, "fd00:b16:0:2::21/64"),
+        ] {
+            ip(&["-n", name, "addr", "add", address, "dev", link, "nodad"])?;
+            ip(&["-n", name, "link", "set", link, "up"])?;
+        }
+        ip(&["-n", client, "-6", "route", "add", PREFIX, "via", TAIL, "dev", "head0", "src", CLIENT])?;
+        Ok(net)
+    }
+
+    /// Moves this thread, and those that it starts from now on, to the clients' side.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self) -> Result<()> {
+        let namespace = File::open(format!("/run/netns/{}", self.client))?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter the clients' network namespace")
+    }
+
+    /// The words that start a program on the tail's side, before its own.
+    pub fn exec_words(&self) -> [&str; 4] {
+        ["ip", "netns", "exec", &self.tail]
+    }
+
+    /// Takes every disc's address off the tail's interface.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn flush_discs(&self) -> Result<()> {
+        // Its rounds are bounded, and one round takes only some thousand.
+        ip(&["-n", &self.tail, "-6", "-loops", "1000", "addr", "flush", "dev", INTERFACE, "to", PREFIX])
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in [&self.client, &self.tail] {
+            // What was never made cannot be deleted.
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+/// Where disc `number` is.
+pub fn disc_address(number: u64) -> SocketAddr {
+    let prefix: StoragePrefix = PREFIX.parse().expect("it is a prefix");
+    let address: Ipv6Addr = prefix.address_of(DiscNumber(number));
+    (address, spine::limits::NBD_PORT).into()
+}
+
+fn ip(words: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(words).output().context("cannot run ip (Debian: iproute2)")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
