@@ -73,6 +73,8 @@ impl Shard {
             .connections
             .iter()
             .filter_map(|other| self.connections.get(*other))
+            // Those that are cut off and wait for their last operation take nobody's place.
+            .filter(|other| other.state == connection::State::Open)
             .filter(|other| other.server.is_negotiating() && other.known == known)
             .count();
         if !disc.is_accepting() || negotiating_count >= NEGOTIATING_PER_DISC_MAX || self.connections.is_full() {
