@@ -45,6 +45,9 @@ enum Command {
         /// the sockets that a service manager passes]
         #[arg(long, value_name = "PLACE")]
         listen: Vec<Listen>,
+        /// Refuse whatever would change a file
+        #[arg(long)]
+        read_only: bool,
         /// Threads that serve; each file is served by one of them
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = shards_count)]
         shards: usize,
@@ -77,7 +80,7 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run(&config),
-        Command::Serve { listen, shards, path } => serve(listen, shards, path),
+        Command::Serve { listen, read_only, shards, path } => serve(path, read_only, listen, shards),
         Command::Status { config, json } => show_status(&config, json),
     };
     match outcome {
@@ -95,14 +98,14 @@ fn run(path: &std::path::Path) -> Result<()> {
     until_stopped(async |stop| Ok(server::run(config, stop).await?))
 }
 
-fn serve(mut listen: Vec<Listen>, shards_count: usize, path: PathBuf) -> Result<()> {
+fn serve(path: PathBuf, read_only: bool, mut listen: Vec<Listen>, shards_count: usize) -> Result<()> {
     let activated = serve::is_activated();
     if listen.is_empty() && !activated {
         listen.push(Listen::Tcp((Ipv4Addr::LOCALHOST, spine::limits::NBD_PORT).into()));
     }
     // Who starts it for one command wants to see the output of that command.
     log(if activated { Level::WARN } else { Level::INFO });
-    until_stopped(async |stop| Ok(serve::run(ServeConfig { path, listen, shards_count }, stop).await?))
+    until_stopped(async |stop| Ok(serve::run(ServeConfig { path, read_only, listen, shards_count }, stop).await?))
 }
 
 fn shards_count(text: &str) -> Result<usize, String> {

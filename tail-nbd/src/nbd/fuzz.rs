@@ -63,7 +63,8 @@ pub fn fuzz_negotiation(input: &[u8]) {
 pub fn fuzz_transmission(input: &[u8]) {
     let Some((&choice, bytes)) = input.split_first() else { return };
     let size = DiscSize::from_bytes(FUZZ_DISC_BYTES).expect("it is a small disc");
-    let agreement = Agreement { size, structured: choice & 1 != 0, allocation: choice & 3 == 3 };
+    let agreement =
+        Agreement { size, structured: choice & 1 != 0, allocation: choice & 3 == 3, read_only: choice & 4 != 0 };
     let whole = run_transmission(agreement, bytes, bytes.len().max(1));
     let single = run_transmission(agreement, bytes, 1);
     assert_eq!(whole, single, "the cuts between the bytes must not matter");
@@ -72,7 +73,11 @@ pub fn fuzz_transmission(input: &[u8]) {
 const FUZZ_DISC_BYTES: u64 = 1 << 20;
 
 fn export() -> Export {
-    Export { size: DiscSize::from_bytes(FUZZ_DISC_BYTES).expect("it is a small disc"), description: String::new() }
+    Export {
+        size: DiscSize::from_bytes(FUZZ_DISC_BYTES).expect("it is a small disc"),
+        description: String::new(),
+        read_only: false,
+    }
 }
 
 fn run_transmission(agreement: Agreement, bytes: &[u8], step: usize) -> (Vec<Outcome>, Vec<u8>, bool) {

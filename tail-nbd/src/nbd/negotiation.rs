@@ -60,6 +60,8 @@ pub struct Agreement {
     pub structured: bool,
     /// `base:allocation` may be asked for.
     pub allocation: bool,
+    /// Whatever would change the export is refused.
+    pub read_only: bool,
 }
 
 impl Negotiation {
@@ -143,7 +145,7 @@ impl Negotiation {
         match (answer, kind) {
             (Ok(export), AskKind::ExportName) => {
                 out.extend_from_slice(&export.size.bytes().to_be_bytes());
-                out.extend_from_slice(&export_flags(self.structured).to_be_bytes());
+                out.extend_from_slice(&export_flags(self.structured, export.read_only).to_be_bytes());
                 if !self.zeroes_left_out {
                     out.extend_from_slice(&[0; 124]);
                 }
@@ -201,7 +203,7 @@ impl Negotiation {
 
     fn agree(&self, export: &Export, name: &str) -> Agreement {
         let allocation = self.structured && self.allocation_of.as_deref() == Some(name);
-        Agreement { size: export.size, structured: self.structured, allocation }
+        Agreement { size: export.size, structured: self.structured, allocation, read_only: export.read_only }
     }
 
     /// The item that `state` waits for is there.

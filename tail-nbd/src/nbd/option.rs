@@ -66,6 +66,8 @@ pub struct Export {
     pub size: DiscSize,
     /// A text for people, without secrets.
     pub description: String,
+    /// It may not be changed.
+    pub read_only: bool,
 }
 
 impl ClientOption {
@@ -116,7 +118,10 @@ pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, 
         fields.iter().for_each(|field| data.extend_from_slice(field));
         write_option_reply(out, option, option_reply::INFO, &data);
     };
-    info(info_type::EXPORT, &[&export.size.bytes().to_be_bytes(), &export_flags(structured).to_be_bytes()]);
+    info(
+        info_type::EXPORT,
+        &[&export.size.bytes().to_be_bytes(), &export_flags(structured, export.read_only).to_be_bytes()],
+    );
     if infos.name {
         info(info_type::NAME, &[name.as_bytes()]);
     }
@@ -132,14 +137,17 @@ pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, 
     }
 }
 
-/// What every export can do. It depends on nothing but the negotiation (safety rule 16).
-pub fn export_flags(structured: bool) -> u16 {
+/// What an export can do. It depends on nothing but the negotiation and whether it may be changed (safety rule 16).
+pub fn export_flags(structured: bool, read_only: bool) -> u16 {
     let df = if structured { export_flag::SEND_DF } else { 0 };
+    let change = if read_only {
+        export_flag::READ_ONLY
+    } else {
+        export_flag::SEND_FUA | export_flag::SEND_TRIM | export_flag::SEND_WRITE_ZEROES
+    };
     export_flag::HAS_FLAGS
         | export_flag::SEND_FLUSH
-        | export_flag::SEND_FUA
-        | export_flag::SEND_TRIM
-        | export_flag::SEND_WRITE_ZEROES
+        | change
         | export_flag::CAN_MULTI_CONN
         | export_flag::SEND_CACHE
         | df

@@ -148,6 +148,9 @@ impl Header {
         if self.flags & !allowed != 0 {
             return Err(Error::Einval);
         }
+        if agreement.read_only && is_change(self.command) {
+            return Err(Error::Eperm);
+        }
         let fua = self.flags & command_flag::FUA != 0;
         let too_long = self.length > PAYLOAD_BYTES_MAX;
         let range = agreement.size.range(self.offset, self.length.into());
@@ -175,6 +178,10 @@ impl Header {
     }
 }
 
+fn is_change(command: u16) -> bool {
+    matches!(command, command_type::WRITE | command_type::TRIM | command_type::WRITE_ZEROES)
+}
+
 /// Which flags a command may have; `None` when there is no such command. FUA may come with each of them
 /// (NBD protocol, "Command flags").
 fn allowed_flags(command: u16, agreement: &Agreement) -> Option<u16> {
@@ -195,9 +202,13 @@ mod tests {
 
     const SIZE: u64 = 1 << 30;
 
+    fn agreement() -> Agreement {
+        let size = DiscSize::from_bytes(SIZE).unwrap();
+        Agreement { size, structured: true, allocation: true, read_only: false }
+    }
+
     fn check(command: u16, flags: u16, offset: u64, length: u32) -> Checked {
-        let agreement = Agreement { size: DiscSize::from_bytes(SIZE).unwrap(), structured: true, allocation: true };
-        Header { flags, command, cookie: 7, offset, length }.check(&agreement).unwrap()
+        Header { flags, command, cookie: 7, offset, length }.check(&agreement()).unwrap()
     }
 
     fn error(checked: Checked) -> Option<Error> {
@@ -251,7 +262,7 @@ mod tests {
     #[test]
     fn what_was_not_agreed_on_is_refused() {
         let size = DiscSize::from_bytes(SIZE).unwrap();
-        let plain = Agreement { size, structured: false, allocation: false };
+        let plain = Agreement { size, structured: false, allocation: false, read_only: false };
         let header = |command, flags| Header { flags, command, cookie: 0, offset: 0, length: 1 };
         let df = header(command_type::READ, command_flag::DF).check(&plain).unwrap();
         assert_eq!(error(df), Some(Error::Einval));
@@ -260,14 +271,28 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_changed_is_only_read() {
+        let agreement = Agreement { read_only: true, ..agreement() };
+        let ask = |command| {
+            let header = Header { flags: 0, command, cookie: 0, offset: 0, length: 1 };
+            error(header.check(&agreement).unwrap())
+        };
+        for command in [command_type::WRITE, command_type::TRIM, command_type::WRITE_ZEROES] {
+            assert_eq!(ask(command), Some(Error::Eperm), "command {command}");
+        }
+        for command in [command_type::READ, command_type::CACHE, command_type::BLOCK_STATUS] {
+            assert_eq!(ask(command), None, "command {command}");
+        }
+    }
+
+    #[test]
     fn a_refused_write_names_its_payload_and_no_other_command_has_one() {
         let refused = check(command_type::WRITE, 0, SIZE, 100);
         assert_eq!(refused, Checked::Rejected { error: Error::Enospc, payload_bytes: 100 });
         let unknown = check(99, 0, 0, 100);
         assert_eq!(unknown, Checked::Rejected { error: Error::Einval, payload_bytes: 0 });
-        let agreement = Agreement { size: DiscSize::from_bytes(SIZE).unwrap(), structured: true, allocation: true };
         let header =
             Header { flags: 0, command: command_type::WRITE, cookie: 0, offset: 0, length: DRAIN_BYTES_MAX + 1 };
-        assert_eq!(header.check(&agreement), Err(Violation::PayloadTooLong(DRAIN_BYTES_MAX + 1)));
+        assert_eq!(header.check(&agreement()), Err(Violation::PayloadTooLong(DRAIN_BYTES_MAX + 1)));
     }
 }

@@ -30,6 +30,8 @@ pub mod handshake_flag {
 pub mod export_flag {
     /// Always set.
     pub const HAS_FLAGS: u16 = 1;
+    /// Nothing may be changed.
+    pub const READ_ONLY: u16 = 1 << 1;
     /// FLUSH is understood.
     pub const SEND_FLUSH: u16 = 1 << 2;
     /// FUA is understood.

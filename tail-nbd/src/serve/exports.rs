@@ -32,15 +32,15 @@ struct Served {
 
 impl Exports {
     /// Opens and locks a file, or each file of a directory.
-    pub(super) fn open(path: &Path) -> Result<Self, ServeError> {
+    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, ServeError> {
         let metadata = fs::metadata(path).map_err(failed("open", path))?;
         let mut exports = Self { files: Vec::new(), names: BTreeMap::new() };
         if !metadata.is_dir() {
-            exports.add(String::new(), path)?;
+            exports.add(String::new(), path, read_only)?;
             return Ok(exports);
         }
         for (name, path) in list(path)? {
-            exports.add(name, &path)?;
+            exports.add(name, &path, read_only)?;
         }
         if exports.files.is_empty() { Err(ServeError::Empty(path.to_owned())) } else { Ok(exports) }
     }
@@ -81,22 +81,25 @@ impl Exports {
         })
     }
 
-    fn add(&mut self, name: String, path: &Path) -> Result<(), ServeError> {
+    fn add(&mut self, name: String, path: &Path, read_only: bool) -> Result<(), ServeError> {
         // Without O_NONBLOCK the open of a pipe would wait for its other end.
-        let data = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let data = OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK).open(path);
         let data = data.map_err(failed("open", path))?;
         let metadata = data.metadata().map_err(failed("look at", path))?;
         if !metadata.is_file() {
             return Err(ServeError::NoFile(path.to_owned()));
         }
-        match flock(&data, FlockOperation::NonBlockingLockExclusive) {
+        // Many may read what nobody changes.
+        let lock =
+            if read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        match flock(&data, lock) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(ServeError::Locked(path.to_owned())),
             Err(errno) => return Err(failed("lock", path)(errno.into())),
         }
         let size = DiscSize::from_bytes(metadata.len()).expect("a file is not longer than its offsets");
         let file_name = path.file_name().unwrap_or(path.as_os_str());
-        let export = Export { size, description: file_name.to_string_lossy().into_owned() };
+        let export = Export { size, description: file_name.to_string_lossy().into_owned(), read_only };
         self.names.insert(name, self.files.len());
         self.files.push(Served { path: path.to_owned(), data, export });
         Ok(())

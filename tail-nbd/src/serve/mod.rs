@@ -41,6 +41,8 @@ use tokio::sync::watch;
 pub struct ServeConfig {
     /// A file, which gets the empty export name, or a directory, of which each file gets its own name.
     pub path: PathBuf,
+    /// Nobody may change anything.
+    pub read_only: bool,
     /// Where to listen. None: at the sockets that were passed by a service manager.
     pub listen: Vec<Listen>,
     /// Threads that serve files. A file is served by one of them.
@@ -53,7 +55,7 @@ pub struct ServeConfig {
 /// When something cannot be opened, locked, or listened on.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     raise_open_files();
-    let exports = Arc::new(Exports::open(&config.path)?);
+    let exports = Arc::new(Exports::open(&config.path, config.read_only)?);
     let listeners = listen::open(&config.listen)?;
     let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count) })?;
     let shards = Arc::new(shards);

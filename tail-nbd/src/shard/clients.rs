@@ -219,7 +219,7 @@ impl Shard {
         let decision = disc.access.decide(connection.peer, &name);
         let answer = match &decision {
             Ok(_) if granted_count >= CONNECTIONS_PER_DISC_MAX => Err(negotiation::Refusal::Policy),
-            Ok(_) => Ok(Export { size: disc.size, description: format!("disc {}", disc.number) }),
+            Ok(_) => Ok(Export { size: disc.size, description: format!("disc {}", disc.number), read_only: false }),
             Err(Refusal::Address) => Err(negotiation::Refusal::Policy),
             Err(Refusal::Name) => Err(negotiation::Refusal::Unknown),
         };

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const SIZE: u64 = 1 << 20;
 
 fn export() -> Export {
-    Export { size: DiscSize::from_bytes(SIZE).unwrap(), description: "a disc".into() }
+    Export { size: DiscSize::from_bytes(SIZE).unwrap(), description: "a disc".into(), read_only: false }
 }
 
 /// A server whose driver grants the export "key", and whose disc answers at once: reads give the low byte

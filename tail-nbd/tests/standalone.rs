@@ -1,0 +1,276 @@
+//! `tail-nbd serve`: the program itself, with the clients that people have.
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
+
+mod common;
+
+use common::{MIB, PATIENCE, has, pattern, run};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::time::Instant;
+use tail_nbd::limits::NEGOTIATING_MAX;
+use tail_nbd::nbd::client::{Client, Reply};
+use tail_nbd::nbd::request::Header;
+use tail_nbd::nbd::wire::{command_type, option_type};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tail-nbd");
+
+/// A folder on a real file system, with files of this many MiB in it.
+fn folder(files: &[(&str, u64)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for (name, mebibytes) in files {
+        File::create(folder.path().join(name)).unwrap().set_len(mebibytes * MIB).unwrap();
+    }
+    folder
+}
+
+/// A server that is ready, and killed at the end if it still runs.
+struct Server {
+    process: Child,
+    places: Vec<String>,
+    log: BufReader<ChildStderr>,
+}
+
+impl Server {
+    fn start(places: &[&str], arguments: &[&OsStr]) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve");
+        for place in places {
+            command.args(["--listen", place]);
+        }
+        let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut told = vec![];
+        while told.len() < places.len() {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {:?}", process.wait());
+            if let Some((_, rest)) = line.split_once(" listening at=") {
+                told.push(rest.split(' ').next().unwrap().to_owned());
+            }
+        }
+        Self { process, places: told, log }
+    }
+
+    fn tcp(path: &Path) -> Self {
+        Self::start(&["127.0.0.1:0"], &[path.as_os_str()])
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.places[0].parse().unwrap()
+    }
+
+    fn uri(&self, name: &str) -> String {
+        format!("nbd://{}/{name}", self.places[0])
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// An ordered stop.
+    fn stop(mut self) -> (ExitStatus, String) {
+        self.signal(rustix::process::Signal::TERM);
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (self.process.wait().unwrap(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs the program to an end that must be a bad one, and returns what it says.
+fn refusal(arguments: &[&OsStr]) -> String {
+    let Output { status, stderr, .. } =
+        Command::new("timeout").args(["20", PROGRAM, "serve"]).args(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    stderr
+}
+
+#[test]
+fn nbdinfo_starts_it_by_socket_activation() {
+    if !has("nbdinfo") {
+        return;
+    }
+    let folder = folder(&[("disc.img", 5)]);
+    let file = folder.path().join("disc.img");
+    let file = file.to_str().unwrap();
+    let info = run("nbdinfo", &["--json", "--", "[", PROGRAM, "serve", file, "]"]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["exports"][0]["export-size"], 5 * MIB);
+    assert_eq!(info["exports"][0]["description"], "disc.img");
+    let info = run("nbdinfo", &["--json", "--", "[", PROGRAM, "serve", "--read-only", file, "]"]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["exports"][0]["is_read_only"], true);
+    assert_eq!(info["exports"][0]["can_trim"], false);
+}
+
+#[test]
+fn nbdsh_starts_it_by_socket_activation_and_the_data_stays() {
+    let python = "/usr/bin/python3";
+    if !Command::new(python).args(["-c", "import nbd"]).output().is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: python3-libnbd is not installed");
+    }
+    let folder = folder(&[("disc.img", 5)]);
+    let file = folder.path().join("disc.img");
+    let script = r#"
+import nbd, sys
+h = nbd.NBD()
+h.connect_systemd_socket_activation([sys.argv[1], "serve", sys.argv[2]])
+h.pwrite(b"written" * 1000, 4097, nbd.CMD_FLAG_FUA)
+assert h.pread(7, 4097) == b"written"
+h.shutdown()
+"#;
+    run(python, &["-c", script, PROGRAM, file.to_str().unwrap()]);
+    assert_eq!(&std::fs::read(file).unwrap()[4097..4104], b"written");
+}
+
+#[test]
+fn a_directory_is_discs_by_name_over_tcp_and_unix_sockets() {
+    if !has("nbdinfo") || !has("nbdcopy") || !has("qemu-img") {
+        return;
+    }
+    let folder = folder(&[("one", 24), ("two", 24), (".hidden", 1)]);
+    std::fs::create_dir(folder.path().join("subfolder")).unwrap();
+    std::os::unix::fs::symlink("one", folder.path().join("link")).unwrap();
+    let place = format!("unix:{}/.socket", folder.path().display());
+    let (shards, path) = (OsStr::new("--shards"), folder.path());
+    let server = Server::start(&["127.0.0.1:0", &place], &[shards, OsStr::new("2"), path.as_os_str()]);
+
+    let list = run("nbdinfo", &["--list", "--json", &server.uri("")]);
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let names: Vec<&str> =
+        list["exports"].as_array().unwrap().iter().map(|e| e["export-name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one", "two"]);
+    for name in ["", "three", "one/", ".hidden", "../one"] {
+        let refused = Command::new("nbdinfo").args(["--size", &server.uri(name)]).output().unwrap();
+        assert!(!refused.status.success(), "{name:?} is no export");
+    }
+
+    let source = path.join(".source");
+    let mut bytes = vec![0; 24 << 20];
+    bytes[3 << 20..8 << 20].copy_from_slice(&pattern(1, 5 << 20));
+    std::fs::write(&source, &bytes).unwrap();
+    let unix = format!("nbd+unix:///two?socket={}/.socket", path.display());
+    run("nbdcopy", &["--flush", source.to_str().unwrap(), &server.uri("one")]);
+    run("nbdcopy", &["--flush", &server.uri("one"), &unix]);
+    assert!(std::fs::read(path.join("two")).unwrap() == bytes);
+    assert_eq!(std::fs::metadata(path.join("two")).unwrap().blocks() * 512, 5 * MIB, "holes stay holes");
+    run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &server.uri("one"), &unix]);
+    let (status, log) = server.stop();
+    assert!(status.success(), "{log}");
+    assert!(!path.join(".socket").exists(), "the socket goes with the server");
+}
+
+#[test]
+fn who_is_read_only_changes_nothing_and_is_many() {
+    if !has("qemu-io") {
+        return;
+    }
+    let folder = folder(&[("disc.img", 1)]);
+    let file = folder.path().join("disc.img");
+    let read_only = || Server::start(&["127.0.0.1:0"], &[OsStr::new("--read-only"), file.as_os_str()]);
+    let (one, two) = (read_only(), read_only());
+    run("qemu-io", &["-r", "-f", "raw", "-c", "read -P 0 0 1M", &two.uri("")]);
+    let refused = Command::new("qemu-io").args(["-f", "raw", "-c", "write 0 4k", &one.uri("")]).output().unwrap();
+    assert!(!refused.status.success(), "{refused:?}");
+    // A client that does not look at the flags.
+    let mut socket = TcpStream::connect(one.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut client, mut out, mut replies) = (Client::new(), vec![], vec![]);
+    client.write_flags(&mut out);
+    client.write_go(&mut out, option_type::GO, "", &[]);
+    for command in [command_type::WRITE, command_type::TRIM, command_type::WRITE_ZEROES] {
+        client.write_request(&mut out, Header { flags: 0, command, cookie: command.into(), offset: 0, length: 4 });
+        if command == command_type::WRITE {
+            out.extend_from_slice(b"data");
+        }
+    }
+    // All in one piece: what is behind the handshake is for the shard.
+    socket.write_all(&out).unwrap();
+    let mut bytes = [0; 4096];
+    while replies.iter().filter(|reply| matches!(reply, Reply::Simple { error: 1, .. })).count() < 3 {
+        let count = socket.read(&mut bytes).unwrap();
+        assert!(count > 0, "{replies:?}");
+        client.handle_bytes(&bytes[..count], &mut replies).unwrap();
+    }
+    assert!(refusal(&[file.as_os_str()]).contains("another program has locked it"));
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let folder = folder(&[("disc.img", 1)]);
+    let path = |name: &str| folder.path().join(name);
+    let listen = |file: &Path| refusal(&[OsStr::new("--listen"), OsStr::new("127.0.0.1:0"), file.as_os_str()]);
+    assert!(listen(&path("absent")).contains("absent"));
+    assert!(listen(Path::new("/dev/null")).contains("neither a file nor a directory"));
+    std::fs::create_dir(path("empty")).unwrap();
+    assert!(listen(&path("empty")).contains("no file in it"));
+    let server = Server::tcp(&path("disc.img"));
+    assert!(listen(&path("disc.img")).contains("another program has locked it"));
+    File::create(path("other")).unwrap();
+    let taken = refusal(&[OsStr::new("--listen"), OsStr::new(&server.places[0]), path("other").as_os_str()]);
+    assert!(taken.contains(&format!("cannot listen at {}", server.places[0])), "{taken}");
+    let both = Command::new("sh")
+        .args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh", PROGRAM, "serve"])
+        .args(["--listen".as_ref(), "127.0.0.1:0".as_ref(), path("other").as_os_str()])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&both.stderr).contains("exclude each other"), "{both:?}");
+    let no_socket = Command::new("sh")
+        .args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3</dev/null", "sh", PROGRAM, "serve"])
+        .arg(path("other"))
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&no_socket.stderr).contains("descriptor 3 of LISTEN_FDS"), "{no_socket:?}");
+}
+
+#[test]
+fn an_ordered_stop_ends_clients_and_leaves_the_data() {
+    let folder = folder(&[("disc.img", 4)]);
+    let file: PathBuf = folder.path().join("disc.img");
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut server = Server::tcp(&file);
+        let served = common::Served { number: spine::id::DiscNumber(0), address: server.address() };
+        let mut peer = served.connect();
+        peer.write(0, &pattern(7, 2 << 20));
+        server.signal(signal);
+        assert!(peer.is_closed(), "{signal:?}");
+        assert!(server.process.wait().unwrap().success(), "{signal:?}");
+        assert!(std::fs::read(&file).unwrap()[..2 << 20] == pattern(7, 2 << 20));
+    }
+}
+
+#[test]
+fn fault14_who_is_silent_at_the_door_is_limited_in_number() {
+    let folder = folder(&[("disc.img", 4)]);
+    let place = format!("unix:{}/.socket", folder.path().display());
+    let server = Server::start(&[&place], &[folder.path().join("disc.img").as_os_str()]);
+    let connect = || {
+        let socket = UnixStream::connect(folder.path().join(".socket")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let greeted = |socket: &mut UnixStream| socket.read(&mut [0; 64]).unwrap() > 0;
+    let mut silent: Vec<UnixStream> = (0..NEGOTIATING_MAX).map(|_| connect()).collect();
+    assert!(silent.iter_mut().all(greeted));
+    assert!(!greeted(&mut connect()), "one more is closed");
+    silent.pop();
+    let start = Instant::now();
+    while !greeted(&mut connect()) {
+        assert!(start.elapsed() < PATIENCE, "a place that is left is taken again");
+    }
+    drop(server);
+}
