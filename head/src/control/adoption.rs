@@ -38,7 +38,7 @@ pub async fn survey(host: &Host) -> io::Result<Vec<Adopted>> {
     }
     let mut adopted = Vec::new();
     for record in records {
-        match take_over(host, record) {
+        match take_over(host, record, host.config.restart_policy == RestartPolicy::Adopt) {
             Ok(machine) => {
                 tracing::info!(vm = %machine.job.id, pid = machine.qemu.mark().pid, "a machine is adopted");
                 adopted.push(machine);
@@ -68,8 +68,15 @@ pub async fn survey(host: &Host) -> io::Result<Vec<Adopted>> {
     Ok(adopted)
 }
 
-fn take_over(host: &Host, record: Record) -> Result<Adopted, (Box<Record>, &'static str)> {
-    let mark = match judge(&record, &host.boot_id, host.config.restart_policy == RestartPolicy::Adopt) {
+/// The machine that runs as its record says, if it does.
+pub fn find(host: &Host, id: &VmId) -> Option<Adopted> {
+    let (records, _) = host.files.records().ok()?;
+    let record = records.into_iter().find(|record| record.id == *id)?;
+    take_over(host, record, true).ok()
+}
+
+fn take_over(host: &Host, record: Record, adopt: bool) -> Result<Adopted, (Box<Record>, &'static str)> {
+    let mark = match judge(&record, &host.boot_id, adopt) {
         Verdict::Adopt(mark) => mark,
         Verdict::Remove(reason) => return Err((Box::new(record), reason)),
     };

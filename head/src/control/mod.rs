@@ -6,6 +6,7 @@
 //! ```
 //!
 //! * [`supervisor`]: the loop. [`adoption`]: what it finds at its start.
+//! * [`recovery`]: what becomes of a machine whose task failed.
 //! * [`preflight`]: what is checked before.
 //!
 //! Invariant: whatever the brain is told goes through the one loop, so that a dump and the notices after
@@ -13,6 +14,7 @@
 
 pub mod adoption;
 pub mod preflight;
+pub mod recovery;
 pub mod supervisor;
 
 use spine::message::Refusal;

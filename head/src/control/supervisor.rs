@@ -1,6 +1,10 @@
 //! The loop of the head: orders from the brain to the machines, news from the machines to the brain.
 
-use super::{adoption::Adopted, refusal};
+use super::{
+    adoption::Adopted,
+    recovery::{Lost, recover},
+    refusal,
+};
 use crate::{
     config::RestartPolicy,
     host::Host,
@@ -20,10 +24,15 @@ use spine::{
     resource::{Attributes, apply_update},
     transport::{NodeConfig, NodeEvent, NodeLink, Ticket, connect_node},
 };
-use std::{collections::BTreeMap, fs, future::Future, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    future::Future,
+    sync::Arc,
+};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{self, JoinError, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 use uuid::Uuid;
@@ -34,6 +43,8 @@ pub struct Supervisor {
     host: Arc<Host>,
     link: NodeLink,
     machines: BTreeMap<VmId, Machine>,
+    /// Commands that a machine's task still has to answer.
+    open: HashMap<Ticket, VmId>,
     drivers: JoinSet<()>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
@@ -49,6 +60,9 @@ struct Machine {
     share: Share,
     /// What may be said of it; none until its guest runs.
     report: Option<Attributes>,
+    task: Option<task::Id>,
+    /// How often its task has failed.
+    failures: u32,
 }
 
 /// News that may wait: one each of a few hundred machines.
@@ -63,6 +77,7 @@ impl Supervisor {
             host: Arc::new(host),
             link: connect_node(config),
             machines: BTreeMap::new(),
+            open: HashMap::new(),
             drivers: JoinSet::new(),
             news,
             news_sender,
@@ -76,7 +91,7 @@ impl Supervisor {
             if let Some(machine) = supervisor.machines.get_mut(&id) {
                 machine.report = Some(driver.report().clone());
             }
-            supervisor.drivers.spawn(driver.adopt(qemu));
+            supervisor.spawn(&id, driver.adopt(qemu));
         }
         supervisor.memory = supervisor.free_memory();
         supervisor
@@ -102,8 +117,7 @@ impl Supervisor {
                 }
                 Some(result) = self.drivers.join_next() => {
                     if let Err(error) = result {
-                        // Its qemu runs on; the next supervisor adopts it, or removes what is left.
-                        tracing::error!(%error, "a machine's task failed");
+                        self.handle_failure(&error);
                     }
                 }
             }
@@ -178,8 +192,9 @@ impl Supervisor {
         let spec = Spec::check(&resource, &self.host.config).map_err(refused)?;
         let here: Vec<_> = self.machines.values().map(|machine| machine.share).collect();
         let uid = admit(&self.host.config, &spec, &here)?;
-        let driver = self.add(Job { id, uid, resource, spec });
-        self.drivers.spawn(driver.create(ticket));
+        let driver = self.add(Job { id: id.clone(), uid, resource, spec });
+        self.open.insert(ticket, id.clone());
+        self.spawn(&id, driver.create(ticket));
         self.report_memory();
         Ok(())
     }
@@ -187,16 +202,54 @@ impl Supervisor {
     fn add(&mut self, job: Job) -> Driver {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let share = Share { uid: job.uid, memory_mib: job.spec.memory_mib };
-        self.machines.insert(job.id.clone(), Machine { orders, share, report: None });
+        self.machines.insert(job.id.clone(), Machine { orders, share, report: None, task: None, failures: 0 });
         Driver::new(Arc::clone(&self.host), job, receiver, self.news_sender.clone())
     }
 
-    fn order(&self, id: &VmId, order: Order) -> Result<(), Refusal> {
+    fn spawn(&mut self, id: &VmId, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.drivers.spawn(task).id();
+        if let Some(machine) = self.machines.get_mut(id) {
+            machine.task = Some(task);
+        }
+    }
+
+    /// A machine's task panicked: a fault of this program. Whoever waits for it is told, and the machine is
+    /// taken over again.
+    fn handle_failure(&mut self, error: &JoinError) {
+        // What it said before it failed is true.
+        while let Ok(news) = self.news.try_recv() {
+            self.handle_news(news);
+        }
+        let lost = self.machines.iter_mut().find(|(_, machine)| machine.task == Some(error.id()));
+        let Some((id, machine)) = lost else {
+            return tracing::error!(%error, "the task of a machine that was gone failed");
+        };
+        tracing::error!(vm = %id, %error, "a machine's task failed");
+        let id = id.clone();
+        let (sender, orders) = mpsc::channel(ORDERS_MAX);
+        machine.orders = sender;
+        machine.failures += 1;
+        let (uid, said, failures) = (machine.share.uid, machine.report.clone(), machine.failures);
+        let lost = Lost { id: id.clone(), uid, said, failures, orders, news: self.news_sender.clone() };
+        for (ticket, _) in self.open.extract_if(|_, of| *of == id) {
+            let message = format!("the task of vm.{id} on this head failed before it was done: the log has more");
+            self.link.answer(ticket, Answer::No(refusal("head-error", message)));
+        }
+        self.spawn(&id, recover(Arc::clone(&self.host), lost));
+    }
+
+    fn order(&mut self, id: &VmId, order: Order) -> Result<(), Refusal> {
         let machine = self.machines.get(id).ok_or_else(|| gone(id))?;
+        let ticket = match &order {
+            Order::Update { ticket, .. } => Some(*ticket),
+            Order::Remove { ticket, .. } => *ticket,
+        };
         machine.orders.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => refusal("busy", format!("vm.{id} has {ORDERS_MAX} orders waiting")),
             mpsc::error::TrySendError::Closed(_) => gone(id),
-        })
+        })?;
+        self.open.extend(ticket.map(|ticket| (ticket, id.clone())));
+        Ok(())
     }
 
     fn handle_news(&mut self, news: News) {
@@ -216,7 +269,7 @@ impl Supervisor {
                     machine.report = None;
                 }
             }
-            News::Answer(..) => {}
+            News::Answer(ticket, _) => drop(self.open.remove(ticket)),
             News::Free(id) => {
                 self.machines.remove(id);
                 self.report_memory();
@@ -304,3 +357,6 @@ fn load() -> Value {
     let load: spine::resource::global::Load = std::array::from_fn(|_| averages.next().unwrap_or_default());
     json!(load)
 }
+
+#[cfg(test)]
+mod tests;

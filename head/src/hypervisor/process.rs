@@ -2,9 +2,10 @@
 //! its pidfd, killed by it. A pid alone is never trusted: it may be another process's by now.
 
 use super::exec::Identity;
+use crate::limits::LOG_BYTES_MAX;
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid},
 };
 use std::{
     ffi::OsStr,
@@ -12,11 +13,11 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
-        fd::OwnedFd,
-        unix::{fs::MetadataExt, process::ExitStatusExt},
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -44,8 +45,8 @@ pub struct Launch<'a> {
 pub struct Qemu {
     mark: Mark,
     pidfd: AsyncFd<OwnedFd>,
-    /// None when an earlier supervisor started it: then nobody can learn its exit status.
-    child: Option<Child>,
+    /// How it ended, once that is known.
+    exit: Option<Exit>,
 }
 
 /// What tells one process from every other of this boot.
@@ -64,7 +65,7 @@ pub enum Exit {
     Code(i32),
     /// By a signal.
     Signal(i32),
-    /// Not known: it was adopted.
+    /// Not known: an earlier supervisor started it, and only a parent learns it.
     Unknown,
 }
 
@@ -107,7 +108,7 @@ impl Qemu {
             Ok((Mark { pid, start_time: start_time(pid)? }, pidfd))
         });
         match watched {
-            Ok((mark, pidfd)) => Ok(Self { mark, pidfd, child: Some(child) }),
+            Ok((mark, pidfd)) => Ok(Self { mark, pidfd, exit: None }),
             Err(error) => {
                 // Nothing that is not watched may run.
                 let _ = child.kill();
@@ -126,7 +127,7 @@ impl Qemu {
         // The descriptor first: what is looked at after it is what it holds, or it is dead.
         let pidfd = open_pidfd(mark.pid)?;
         let same = start_time(mark.pid)? == mark.start_time && uid_of(mark.pid)? == uid;
-        if same { Ok(Self { mark, pidfd, child: None }) } else { Err(Errno::SRCH.into()) }
+        if same { Ok(Self { mark, pidfd, exit: None }) } else { Err(Errno::SRCH.into()) }
     }
 
     /// What tells it from others.
@@ -138,11 +139,7 @@ impl Qemu {
     pub async fn wait(&mut self) -> Exit {
         // A pidfd is readable from the end of its process on.
         let _ = self.pidfd.readable().await;
-        match self.child.as_mut().map(Child::wait) {
-            Some(Ok(status)) => status.code().map(Exit::Code).or(status.signal().map(Exit::Signal)),
-            Some(Err(_)) | None => None,
-        }
-        .unwrap_or(Exit::Unknown)
+        *self.exit.get_or_insert_with(|| reap(&self.pidfd))
     }
 
     /// Sends SIGKILL. A process that has ended is no error.
@@ -152,6 +149,13 @@ impl Qemu {
             Err(errno) => tracing::warn!(pid = self.mark.pid, %errno, "cannot kill a qemu"),
         }
     }
+}
+
+/// Takes note of the end of a process that has ended, so that the kernel can forget it.
+fn reap(pidfd: &AsyncFd<OwnedFd>) -> Exit {
+    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok().flatten();
+    let signal = |status: &WaitIdStatus| status.terminating_signal().map(Exit::Signal);
+    status.and_then(|status| status.exit_status().map(Exit::Code).or(signal(&status))).unwrap_or(Exit::Unknown)
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -209,6 +213,18 @@ pub fn last_line(log: &Path) -> Option<String> {
     Some(line.chars().map(clean).take(LINE_CHARS_MAX).collect())
 }
 
+/// Empties a log that has grown over its bound. What qemu says next is then at its start, because qemu
+/// appends.
+///
+/// # Errors
+/// When it cannot be looked at or cut.
+pub fn bound_log(log: &Path) -> io::Result<()> {
+    if fs::metadata(log)?.len() > LOG_BYTES_MAX {
+        fs::OpenOptions::new().write(true).open(log)?.set_len(0)?;
+    }
+    Ok(())
+}
+
 /// Of a line that goes into a reason.
 const LINE_CHARS_MAX: usize = 300;
 
@@ -220,6 +236,7 @@ pub fn this_program() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {
@@ -245,17 +262,38 @@ mod tests {
         assert_eq!(last_line(Path::new("/nonexistent")), None);
     }
 
+    #[test]
+    fn a_log_stays_bounded_and_its_last_line_is_right() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut qemu = fs::OpenOptions::new().append(true).open(file.path()).unwrap();
+        let line = format!("{}\n", "x".repeat(99));
+        for n in 0..10_000 {
+            qemu.write_all(line.as_bytes()).unwrap();
+            if n % 100 == 0 {
+                bound_log(file.path()).unwrap();
+            }
+        }
+        qemu.write_all(b"the end\n").unwrap();
+        assert!(fs::metadata(file.path()).unwrap().len() <= LOG_BYTES_MAX + 100 * 100);
+        let kept = fs::metadata(file.path()).unwrap().len();
+        bound_log(file.path()).unwrap();
+        assert_eq!(fs::metadata(file.path()).unwrap().len(), kept, "one within its bound is left as it is");
+        assert_eq!(last_line(file.path()).unwrap(), "the end");
+        assert!(!fs::read(file.path()).unwrap().contains(&0), "no hole where it was cut");
+        assert!(bound_log(Path::new("/nonexistent")).is_err());
+    }
+
     #[tokio::test]
     async fn a_process_is_adopted_only_if_it_is_the_same() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
+        let pid = i32::try_from(Command::new("sleep").arg("60").spawn().unwrap().id()).unwrap();
         let uid = uid_of(pid).unwrap();
         let mark = Mark { pid, start_time: start_time(pid).unwrap() };
         assert!(Qemu::adopt(Mark { start_time: mark.start_time + 1, ..mark }, uid).is_err(), "another start time");
         assert!(Qemu::adopt(mark, uid + 1).is_err(), "another uid");
         let mut qemu = Qemu::adopt(mark, uid).unwrap();
         qemu.kill();
-        assert_eq!(qemu.wait().await, Exit::Unknown);
-        child.wait().unwrap();
+        assert_eq!(qemu.wait().await, Exit::Signal(9), "its parent learns how it ended");
+        assert_eq!(qemu.wait().await, Exit::Signal(9), "as often as it asks");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "and the kernel can forget it");
     }
 }

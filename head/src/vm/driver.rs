@@ -14,9 +14,9 @@ use crate::{
     host::Host,
     hypervisor::{
         monitor::{Announcement, Ending, Monitor, MonitorError},
-        process::{Exit, Qemu, last_line},
+        process::{Exit, Qemu, bound_log, last_line},
     },
-    limits::{COMMAND_DEADLINE, KILL_DEADLINE, LOG_BYTES_MAX, LOG_PERIOD, START_DEADLINE, STOP_DEADLINE},
+    limits::{COMMAND_DEADLINE, KILL_DEADLINE, LOG_PERIOD, START_DEADLINE, STOP_DEADLINE},
 };
 use serde_json::{Value, json};
 use spine::{
@@ -28,7 +28,7 @@ use spine::{
     },
     transport::Ticket,
 };
-use std::{collections::VecDeque, fs, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -159,6 +159,15 @@ impl Driver {
         open_console(&self.host, &self.job, &mut self.parts).await;
         self.report_changes().await;
         self.run().await;
+    }
+
+    /// Takes over a machine whose task failed. `said` is what was last said of it.
+    pub async fn resume(mut self, qemu: Qemu, said: Option<Attributes>) {
+        match said {
+            Some(said) => self.report = said,
+            None => self.tell(News::Created(self.job.id.clone(), self.report.clone())).await,
+        }
+        self.adopt(qemu).await;
     }
 
     async fn start(&mut self) -> Result<(), StartError> {
@@ -408,11 +417,8 @@ impl Driver {
             self.connect().await;
         }
         let log = self.host.files.log(&self.job.id);
-        if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-            // qemu appends, so that what it says next is at the start.
-            if let Err(error) = fs::OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(0)) {
-                tracing::warn!(vm = %self.job.id, %error, "cannot cut a machine's log");
-            }
+        if let Err(error) = bound_log(&log) {
+            tracing::warn!(vm = %self.job.id, %error, "cannot cut a machine's log");
         }
         None
     }
@@ -460,8 +466,7 @@ impl Driver {
             Some(order) => Some(order),
             None => self.orders.recv().await,
         } {
-            let (Order::Update { ticket, .. } | Order::Remove { ticket: Some(ticket), .. }) = order else { continue };
-            self.tell(News::Answer(ticket, Answer::No(gone(&self.job.id)))).await;
+            refuse(order, &self.job.id, &self.news).await;
         }
     }
 
@@ -481,6 +486,14 @@ impl Driver {
     async fn tell(&self, news: News) {
         // The supervisor ends only after its machines' tasks, or with the process.
         let _ = self.news.send(news).await;
+    }
+}
+
+/// Answers an order for a machine that is gone.
+pub async fn refuse(order: Order, id: &VmId, news: &mpsc::Sender<News>) {
+    if let Order::Update { ticket, .. } | Order::Remove { ticket: Some(ticket), .. } = order {
+        // As in `Driver::tell`.
+        let _ = news.send(News::Answer(ticket, Answer::No(gone(id)))).await;
     }
 }
 
