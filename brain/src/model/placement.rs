@@ -89,12 +89,17 @@ impl PoolPlace {
         i64::try_from(ceiling).unwrap_or(i64::MAX)
     }
 
-    /// MiB that one more disc may have: none when the filesystem itself is nearly full.
-    pub fn room_mib(&self) -> i64 {
+    /// MiB that may still be promised: none when the filesystem itself is nearly full.
+    pub fn unpromised_mib(&self) -> i64 {
         if i128::from(self.free_mib) * 100 < i128::from(self.size_mib) * i128::from(POOL_FREE_PERCENT_MIN) {
             return 0;
         }
-        (self.ceiling_mib() - self.promised_mib).clamp(0, self.size_mib.max(0))
+        (self.ceiling_mib() - self.promised_mib).max(0)
+    }
+
+    /// MiB that one more disc may have: at most what the pool holds (R027).
+    pub fn room_mib(&self) -> i64 {
+        self.unpromised_mib().min(self.size_mib.max(0))
     }
 }
 
@@ -113,8 +118,9 @@ pub fn choose_head(
     let open: Vec<&HeadPlace> = heads.iter().filter(|head| head.closed.is_none()).collect();
     let reserved = reserved(&open, reserve_heads);
     let usable: Vec<&HeadPlace> = open.iter().filter(|head| !reserved.contains(&&head.name)).copied().collect();
-    let best =
-        pick(&usable, policy, memory_mib, |head| (avoid.contains(&head.name), head.room_mib(), head.name.as_str()));
+    let best = pick(usable.iter().copied().filter(|head| head.room_mib() >= memory_mib), policy, |head| {
+        (avoid.contains(&head.name), head.room_mib(), head.name.as_str())
+    });
     let Some(head) = best else { return Err(no_head(heads, &usable, memory_mib, reserved.len())) };
     let owner = match (head.owner_vms_count, head.vms_count) {
         (0, _) => String::new(),
@@ -137,24 +143,29 @@ pub fn choose_pool(
 ) -> Result<Choice<i64>, NoPlace> {
     let of_grade: Vec<&PoolPlace> = pools.iter().filter(|pool| pool.grade == *grade).collect();
     let usable: Vec<&PoolPlace> = of_grade.iter().filter(|pool| pool.closed.is_none()).copied().collect();
-    let best = pick(&usable, policy, size_mib, |pool| (avoid.contains(&pool.id), pool.room_mib(), pool.label.as_str()));
+    // With overcommit a pool may promise more than one disc can have: what orders them is all of it.
+    let best = pick(usable.iter().copied().filter(|pool| pool.room_mib() >= size_mib), policy, |pool| {
+        (avoid.contains(&pool.id), pool.unpromised_mib(), pool.label.as_str())
+    });
     let Some(pool) = best else { return Err(no_pool(&of_grade, &usable, grade, size_mib)) };
-    let reason =
-        format!("{}: {} MiB may still be promised of {}, {policy}", pool.label, pool.room_mib(), pool.ceiling_mib());
+    let reason = format!(
+        "{}: {} MiB may still be promised of {}, {policy}",
+        pool.label,
+        pool.unpromised_mib(),
+        pool.ceiling_mib()
+    );
     Ok(Choice { place: pool.id, reason })
 }
 
-/// The best of the places with enough room. `rank` gives whether to avoid it, its room, its name.
+/// The best of the places that have enough room. `rank` gives whether to avoid it, its room, its name.
 fn pick<'a, T>(
-    places: &[&'a T],
+    places: impl Iterator<Item = &'a T>,
     policy: FillPolicy,
-    needed_mib: i64,
     rank: impl Fn(&'a T) -> (bool, i64, &'a str),
 ) -> Option<&'a T> {
-    let fits = places.iter().copied().filter(|place| rank(place).1 >= needed_mib);
     match policy {
-        FillPolicy::FillFullest => fits.min_by_key(|place| rank(place)),
-        FillPolicy::FillEmptiest => fits.min_by_key(|place| {
+        FillPolicy::FillFullest => places.min_by_key(|place| rank(place)),
+        FillPolicy::FillEmptiest => places.min_by_key(|place| {
             let (avoid, room, name) = rank(place);
             (avoid, Reverse(room), name)
         }),
@@ -336,6 +347,19 @@ mod tests {
         assert_eq!(choose(&pools, GIB).unwrap().place, 1, "a filesystem that is full takes nothing");
         let missing = choose_pool(&pools, &"ssd".parse().unwrap(), 1, FillEmptiest, &[]).unwrap_err();
         assert_eq!(missing.message, "no tail has a pool of grade ssd");
+    }
+
+    #[test]
+    fn r164_discs_spread_over_pools_that_may_promise_more_than_they_hold() {
+        let mut pools = [pool(1, 100 * GIB), pool(2, 100 * GIB)];
+        pools.iter_mut().for_each(|pool| pool.overcommit_percent = 250);
+        let mut chosen = vec![];
+        for _ in 0..4 {
+            let choice = choose_pool(&pools, &"sata".parse().unwrap(), 10 * GIB, FillEmptiest, &[]).unwrap();
+            pools.iter_mut().find(|pool| pool.id == choice.place).unwrap().promised_mib += 10 * GIB;
+            chosen.push(choice.place);
+        }
+        assert_eq!(chosen, [1, 2, 1, 2]);
     }
 
     proptest! {

@@ -333,7 +333,7 @@ fn hello(host: &Host) -> Hello {
     let config = &host.config;
     let extra = json!({
         "storage_address": config.storage_address,
-        "memory_total": config.memory_mib,
+        "memory_total": free_memory_mib(config, std::iter::empty()),
         "cores": config.cores,
         "accel": host.accelerator.as_str(),
         "version": env!("CARGO_PKG_VERSION"),

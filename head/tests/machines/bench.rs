@@ -141,7 +141,7 @@ bridge = "br-missing"
         self.link = Some(accept_node(stream));
         self.said.clear();
         let NodeSaid::Hello(hello) = self.next().await else { panic!("no hello") };
-        assert_eq!((hello.node.as_str(), &hello.extra["memory_total"]), ("head1", &json!(512)));
+        assert_eq!((hello.node.as_str(), &hello.extra["memory_total"]), ("head1", &json!(448)));
         self.link.as_ref().unwrap().welcome(Welcome { spine: 1, cluster: Uuid::nil(), epoch: Epoch(1) });
         let mut dump = BTreeMap::new();
         loop {
