@@ -42,6 +42,8 @@ pub mod limits;
 #[forbid(unsafe_code)]
 pub mod mailbox;
 #[forbid(unsafe_code)]
+pub mod metrics;
+#[forbid(unsafe_code)]
 pub mod nbd;
 #[forbid(unsafe_code)]
 pub mod pool;

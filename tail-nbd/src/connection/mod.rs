@@ -48,6 +48,8 @@ pub struct Connection {
     pub asked: Option<String>,
     /// A request that waits for a buffer.
     pub pending: Option<Request>,
+    /// When that had arrived.
+    pub pending_since: Instant,
     /// A write whose payload is arriving.
     pub landing: Option<Landing>,
     /// A receive is in the kernel.
@@ -99,6 +101,7 @@ impl Connection {
             input: None,
             asked: None,
             pending: None,
+            pending_since: Instant::default(),
             landing: None,
             receiving: false,
             after_large: false,

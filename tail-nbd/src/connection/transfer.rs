@@ -8,6 +8,7 @@ use crate::nbd::wire::Error;
 use crate::ring::op::{Allocate, Handle, Op};
 use crate::ring::slots::Token;
 use crate::ring::uring::ZEROES_BYTES;
+use crate::time::Instant;
 use std::rc::Rc;
 
 /// A request being carried out.
@@ -19,6 +20,8 @@ pub struct Transfer {
     pub disc: Token,
     /// The request.
     pub request: Request,
+    /// When the request had arrived.
+    pub since: Instant,
     /// Bytes that are read, or made zero.
     pub done: u64,
     /// Writes in the kernel.
@@ -42,13 +45,24 @@ enum Method {
 
 impl Transfer {
     /// A request that is about to start.
-    pub fn new(connection: Token, disc: Token, request: Request) -> Self {
+    pub fn new(connection: Token, disc: Token, request: Request, since: Instant) -> Self {
         let method = match request.command {
             Command::WriteZeroes { no_hole: true, .. } => Method::Zero,
             _ => Method::Punch,
         };
         let landing = matches!(request.command, Command::Write { .. });
-        Self { connection, disc, request, done: 0, writes_count: 0, landing, abandoned: false, error: None, method }
+        Self {
+            connection,
+            disc,
+            request,
+            since,
+            done: 0,
+            writes_count: 0,
+            landing,
+            abandoned: false,
+            error: None,
+            method,
+        }
     }
 
     /// The bytes of the disc that it is about.
@@ -131,7 +145,7 @@ mod tests {
     fn transfer(command: impl FnOnce(ByteRange) -> Command, length: u64) -> Transfer {
         let range = DiscSize::from_bytes(1 << 40).unwrap().range(0, length).unwrap();
         let token = Slots::new(1).insert(()).unwrap();
-        Transfer::new(token, token, Request { cookie: 0, command: command(range) })
+        Transfer::new(token, token, Request { cookie: 0, command: command(range) }, Instant::default())
     }
 
     fn file() -> Handle {

@@ -194,7 +194,7 @@ impl Counters {
             written_bytes: counters.written_bytes,
             flushes_count: counters.flushes_count,
             zeroes_count: counters.zeroes_count,
-            errors_count: counters.errors_count,
+            errors_count: counters.errors.count(),
             refused_count: counters.refused_count,
         }
     }

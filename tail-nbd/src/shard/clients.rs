@@ -192,7 +192,10 @@ impl Shard {
             }
         };
         match event {
-            Some(Event::Request(request)) => connection.pending = Some(request),
+            Some(Event::Request(request)) => {
+                connection.pending = Some(request);
+                connection.pending_since = self.now;
+            }
             Some(Event::ExportWanted(name)) => {
                 connection.asked = Some(name);
                 self.decide(token);
@@ -245,7 +248,7 @@ impl Shard {
             self.panic_on_request = None;
             panic!("a panic that a test ordered");
         }
-        let transfer = Transfer::new(token, disc, request);
+        let transfer = Transfer::new(token, disc, request, connection.pending_since);
         if let Some(range) = transfer.range()
             && range.length() == 0
         {

@@ -4,6 +4,7 @@ use super::access::Access;
 use super::driver;
 use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX};
 use crate::mailbox::{self, Letter, MailboxSender};
+use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
 use crate::ring::probe::ProbeError;
 use spine::id::DiscNumber;
@@ -164,27 +165,6 @@ pub struct ClientStatus {
     pub requests_in_flight_count: u32,
 }
 
-/// Totals since the disc was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiscCounters {
-    /// READ requests answered.
-    pub reads_count: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
-    /// WRITE requests answered.
-    pub writes_count: u64,
-    /// Bytes of them.
-    pub written_bytes: u64,
-    /// FLUSH requests answered, and writes with FUA.
-    pub flushes_count: u64,
-    /// TRIM and WRITE_ZEROES requests answered.
-    pub zeroes_count: u64,
-    /// Requests answered with an error.
-    pub errors_count: u64,
-    /// Clients refused by the access of the disc.
-    pub refused_count: u64,
-}
-
 /// A disc as its shard sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscStatus {
@@ -209,6 +189,12 @@ pub struct ShardStatus {
     pub discs: Vec<DiscStatus>,
     /// Turns of the loop since the start.
     pub turns_count: u64,
+    /// Completions that a turn worked on, the idle ones left out.
+    pub completions_per_turn: Histogram,
+    /// Sends since the start, each with all replies of a connection that were ready.
+    pub sends_count: u64,
+    /// Data buffers that are not in the pool now.
+    pub buffers_taken_count: usize,
     /// Requests and connections that wait for a buffer now.
     pub waiting_count: usize,
 }

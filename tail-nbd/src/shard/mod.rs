@@ -31,6 +31,6 @@ mod transfers;
 pub use access::{Access, Grant, Refusal};
 pub(crate) use clients::configure;
 pub use handle::{
-    Adopted, ClientStatus, DiscCounters, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent,
-    ShardStatus, Shards, StartError,
+    Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
+    StartError,
 };

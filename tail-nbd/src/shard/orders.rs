@@ -10,6 +10,7 @@ use crate::disc::{Disc, State, Withdrawal};
 use crate::error::Errno;
 use crate::geometry::DiscSize;
 use crate::mailbox::{Letter, Reply};
+use crate::metrics::DiscCounters;
 use crate::ring::op::{Op, Owner};
 use crate::ring::slots::Token;
 use spine::id::DiscNumber;
@@ -87,7 +88,7 @@ impl Shard {
             accepting: false,
             withdrawals: Vec::new(),
             holder: Holder::default(),
-            counters: super::DiscCounters::default(),
+            counters: DiscCounters::default(),
         };
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };
         let token = self.discs.insert(disc).map_err(full)?;

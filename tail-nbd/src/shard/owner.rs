@@ -5,6 +5,7 @@ use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
 use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
+use crate::metrics::Histogram;
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::slots::{Slots, Token};
@@ -38,6 +39,10 @@ pub(super) struct Shard {
     pub(super) now: Instant,
     sweep_at: Option<Instant>,
     turns_count: u64,
+    /// Completions of the turn that is under way, and of those before.
+    completions_count: u64,
+    completions_per_turn: Histogram,
+    sends_count: u64,
     events: mpsc::Sender<ShardEvent>,
     pub(super) patience: Patience,
     pub(super) stopping: Option<oneshot::Sender<()>>,
@@ -71,6 +76,9 @@ impl Shard {
             now: Instant::default(),
             sweep_at: None,
             turns_count: 0,
+            completions_count: 0,
+            completions_per_turn: Histogram::default(),
+            sends_count: 0,
             events,
             patience,
             stopping: None,
@@ -83,6 +91,9 @@ impl Shard {
     pub(super) fn begin(&mut self, now: Instant) {
         self.now = now;
         self.turns_count += 1;
+        if self.completions_count > 0 {
+            self.completions_per_turn.record(std::mem::take(&mut self.completions_count));
+        }
     }
 
     /// When the driver is to take a turn though nothing happens.
@@ -97,6 +108,7 @@ impl Shard {
 
     /// One completion. Its owner may be gone: then what it carries is dropped.
     pub(super) fn apply(&mut self, completion: Completion) {
+        self.completions_count += 1;
         match completion.owner {
             Owner::Mailbox => unreachable!("the driver reads the mailbox"),
             Owner::Listener(disc) => self.handle_accepted(disc, completion),
@@ -243,6 +255,7 @@ impl Shard {
         }
         batch.seal();
         connection.sending = true;
+        self.sends_count += 1;
         let socket = Rc::clone(&connection.socket);
         self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
     }
@@ -395,7 +408,14 @@ impl Shard {
         let mut discs: Vec<_> = self.discs.iter().map(|(_, disc)| self.disc_status(disc)).collect();
         discs.sort_by_key(|disc| disc.number);
         let waiting_count = self.waiting.len() + self.starved.len();
-        ShardStatus { discs, turns_count: self.turns_count, waiting_count }
+        ShardStatus {
+            discs,
+            turns_count: self.turns_count,
+            completions_per_turn: self.completions_per_turn,
+            sends_count: self.sends_count,
+            buffers_taken_count: self.pool.taken_count(),
+            waiting_count,
+        }
     }
 }
 

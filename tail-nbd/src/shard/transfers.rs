@@ -179,19 +179,26 @@ impl Shard {
         let Some(transfer) = self.transfers.remove(id) else { return };
         if let Some(disc) = self.discs.get_mut(transfer.disc) {
             let (counters, bytes) = (&mut disc.counters, transfer.range().map_or(0, ByteRange::length));
-            match transfer.request.command {
+            let took_us = u64::try_from(self.now.since(transfer.since).as_micros()).unwrap_or(u64::MAX);
+            match (transfer.error, transfer.request.command) {
                 _ if transfer.abandoned => {}
-                _ if transfer.error.is_some() => counters.errors_count += 1,
-                Command::Read { .. } => {
+                (Some(error), _) => counters.errors.record(error),
+                (None, Command::Read { .. }) => {
+                    counters.read_latency_us.record(took_us);
                     counters.reads_count += 1;
                     counters.read_bytes += bytes;
                 }
-                Command::Write { .. } => {
+                (None, Command::Write { .. }) => {
+                    counters.write_latency_us.record(took_us);
                     counters.writes_count += 1;
                     counters.written_bytes += bytes;
                 }
-                Command::Trim { .. } | Command::WriteZeroes { .. } => counters.zeroes_count += 1,
-                Command::Flush | Command::BlockStatus { .. } | Command::Cache(_) => {}
+                (None, Command::Trim { .. } | Command::WriteZeroes { .. }) => {
+                    counters.zero_latency_us.record(took_us);
+                    counters.zeroes_count += 1;
+                }
+                (None, Command::Flush) => counters.flush_latency_us.record(took_us),
+                (None, Command::BlockStatus { .. } | Command::Cache(_)) => {}
             }
             counters.flushes_count += u64::from(transfer.wants_sync() && !transfer.abandoned);
         }

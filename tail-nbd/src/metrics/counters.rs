@@ -1,0 +1,81 @@
+//! What is counted for a disc.
+
+use super::histogram::Histogram;
+use crate::nbd::wire::Error;
+
+/// Totals since the disc was opened. A latency is from when the request had arrived (a write: its header) until its
+/// answer was ready to be sent, in microseconds; it has one number for each answer without an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscCounters {
+    /// READ requests answered.
+    pub reads_count: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+    /// How long they took.
+    pub read_latency_us: Histogram,
+    /// WRITE requests answered.
+    pub writes_count: u64,
+    /// Bytes of them.
+    pub written_bytes: u64,
+    /// How long they took.
+    pub write_latency_us: Histogram,
+    /// FLUSH requests answered, and writes with FUA.
+    pub flushes_count: u64,
+    /// How long the FLUSH requests took.
+    pub flush_latency_us: Histogram,
+    /// TRIM and WRITE_ZEROES requests answered.
+    pub zeroes_count: u64,
+    /// How long they took.
+    pub zero_latency_us: Histogram,
+    /// Requests that were started and answered with an error.
+    pub errors: ErrorCounts,
+    /// Clients refused by the access of the disc.
+    pub refused_count: u64,
+}
+
+/// Errors by what the client was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrorCounts([u64; KINDS.len()]);
+
+const KINDS: [(Error, &str); 8] = [
+    (Error::Eperm, "EPERM"),
+    (Error::Eio, "EIO"),
+    (Error::Enomem, "ENOMEM"),
+    (Error::Einval, "EINVAL"),
+    (Error::Enospc, "ENOSPC"),
+    (Error::Eoverflow, "EOVERFLOW"),
+    (Error::Enotsup, "ENOTSUP"),
+    (Error::Eshutdown, "ESHUTDOWN"),
+];
+
+impl ErrorCounts {
+    /// Counts one.
+    pub fn record(&mut self, error: Error) {
+        let kind = KINDS.iter().position(|(kind, _)| *kind == error).expect("all kinds are in the table");
+        self.0[kind] += 1;
+    }
+
+    /// All of them.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Names as the NBD protocol has them, and how many there were.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        KINDS.iter().zip(self.0).map(|((_, name), count)| (*name, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_is_counted_by_its_name() {
+        let mut errors = ErrorCounts::default();
+        KINDS.iter().for_each(|(kind, _)| errors.record(*kind));
+        errors.record(Error::Enospc);
+        assert_eq!(errors.count(), 9);
+        assert_eq!(errors.by_kind().find(|(name, _)| *name == "ENOSPC"), Some(("ENOSPC", 2)));
+    }
+}
