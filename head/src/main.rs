@@ -137,3 +137,19 @@ async fn choose(config: &Config, boot_id: &str, qemu_version: &str) -> Accelerat
         Accel::Auto => Accelerator::Tcg,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: &str = include_str!("../bigv-head.service");
+
+    #[test]
+    fn r176_the_service_starts_a_supervisor_and_ends_no_machine() {
+        let line = SERVICE.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        assert!(matches!(arguments.command, Command::Run { .. }), "{line}");
+        assert!(SERVICE.lines().any(|line| line == "KillMode=process"), "systemd would end every qemu with it");
+        assert!(SERVICE.lines().any(|line| line == "RuntimeDirectoryPreserve=yes"), "the machines' records are there");
+    }
+}
