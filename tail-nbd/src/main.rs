@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use spine::id::DiscNumber;
 use std::{
     io::{IsTerminal as _, Write as _},
     net::Ipv4Addr,
@@ -10,6 +11,7 @@ use std::{
     process::ExitCode,
 };
 use tail_nbd::{
+    cleanup,
     config::Config,
     control::{status, table},
     limits::SHARDS_MAX,
@@ -63,6 +65,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have the running server open a disc again, and forget that a flush of it failed
+    Reload {
+        /// The configuration file that it was started with
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The disc's number, as `status` shows it
+        disc: u64,
+    },
+    /// After the end of a server: take away the addresses that none of its discs has
+    RemoveAddresses {
+        /// The configuration file that it was started with
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 const EXAMPLES: &str = "\
@@ -73,6 +89,8 @@ Examples:
   nbdinfo -- [ tail-nbd serve disc.img ]
   tail-nbd status --config /etc/bigv/tail.toml
   tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'
+  tail-nbd reload --config /etc/bigv/tail.toml 7
+  tail-nbd remove-addresses --config /etc/bigv/tail.toml
   RUST_LOG=tail_nbd=debug tail-nbd run --config tail.toml
 
 Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 for bad usage.";
@@ -82,6 +100,8 @@ fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Serve { listen, read_only, shards, path } => serve(path, read_only, listen, shards),
         Command::Status { config, json } => show_status(&config, json),
+        Command::Reload { config, disc } => reload(&config, DiscNumber(disc)),
+        Command::RemoveAddresses { config } => remove_addresses(&config),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -146,4 +166,40 @@ fn show_status(path: &std::path::Path, json: bool) -> Result<()> {
     let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { table::render(&status) };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+fn reload(path: &std::path::Path, disc: DiscNumber) -> Result<()> {
+    let config = Config::load(path)?;
+    let socket = &config.control_listen;
+    let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
+    match status::reload(socket, disc).with_context(asking)? {
+        Ok(()) => Ok(writeln!(std::io::stdout(), "disc {disc} is open again")?),
+        Err(reason) => anyhow::bail!("disc {disc} was not loaded again: {reason}"),
+    }
+}
+
+fn remove_addresses(path: &std::path::Path) -> Result<()> {
+    let config = Config::load(path)?;
+    log(Level::WARN);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for address in runtime.block_on(cleanup::remove_addresses(&config))? {
+        writeln!(std::io::stdout(), "removed {address}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule11_the_service_runs_commands_that_there_are() {
+        let commands: Vec<_> = include_str!("../tail-nbd.service")
+            .lines()
+            .filter_map(|line| line.strip_prefix("ExecStart=").or(line.strip_prefix("ExecStopPost=")))
+            .map(|line| Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}")))
+            .map(|arguments| arguments.command)
+            .collect();
+        assert!(matches!(commands[..], [Command::Run { .. }, Command::RemoveAddresses { .. }]), "{commands:?}");
+    }
 }

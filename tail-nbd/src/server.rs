@@ -90,6 +90,10 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         open_files_max,
     };
     let status = tokio::spawn(status::serve(listener, source));
+    let announcing = tokio::spawn({
+        let store = store.clone();
+        async move { store.announce_unused().await }
+    });
     let link = connect_node(node_config(&config, seen));
     let discs_count = store.reports().len();
     tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
@@ -98,9 +102,11 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     Session { link, store: store.clone(), state_dir, seen, shard_events, connection }.run(stop).await;
     tracing::info!("stopping");
     notify("STOPPING=1");
-    status.abort();
     // An aborted task ends with an error, and holds the store no longer.
-    let _ = status.await;
+    for task in [status, announcing] {
+        task.abort();
+        let _ = task.await;
+    }
     store.stop().await;
     let _ = fs::remove_file(&config.control_listen);
     tracing::info!("stopped");

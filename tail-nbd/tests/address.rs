@@ -145,6 +145,41 @@ fn rule12_an_address_is_announced_several_times() {
 }
 
 #[test]
+fn rule12_an_address_is_announced_again_when_that_is_asked_for() {
+    let net = Net::new();
+    let (ready, listening) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            run_in(&net.client, || async {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
+                let socket = socket.unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                ready.send(()).unwrap();
+                let (mut heard, mut packet) = (0, [0; 1500]);
+                // The series that follows an addition has six.
+                while heard < 8 {
+                    let length = (&socket).read(&mut packet).expect("an advertisement comes");
+                    let about = neighbour::advertised(&packet[..length]);
+                    assert_ne!(about, Some(address("fd00:b16:0:d::9")), "that one is not up");
+                    heard += usize::from(about == Some(address("fd00:b16:0:d::7")));
+                }
+            });
+        });
+        listening.recv().unwrap();
+        run_in(&net.tail, || async {
+            let addresses = Addresses::start(config(), BTreeSet::new(), |_| {}).unwrap();
+            addresses.add(address("fd00:b16:0:d::7")).await;
+            while !listener.is_finished() {
+                addresses.announce(vec![address("fd00:b16:0:d::7"), address("fd00:b16:0:d::9")]).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        listener.join().unwrap();
+    });
+}
+
+#[test]
 fn the_neighbours_learn_the_right_mac() {
     let net = Net::new();
     run_in(&net.tail, || async {

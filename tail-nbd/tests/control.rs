@@ -601,6 +601,99 @@ fn rule17_a_failed_flush_is_remembered_over_restarts() {
         let output = qemu_io(7, "key", &["write -P 1 0 4k", "flush"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("Input/output error"), "{text}");
+        // Until an operator has looked.
+        let reloaded = tail.output(&["reload", "7"]);
+        assert!(reloaded.status.success(), "{reloaded:?}");
+        works(&qemu_io(7, "key", &["read -P 1 0 4k", "write -P 2 0 4k", "flush"]));
+        brain
+            .until("the end of the complaint", |brain| brain.resource("disc.sata.7").unwrap()["reason"].is_null())
+            .await;
+        tail.kill();
+        tail.start();
+        works(&qemu_io(7, "key", &["write -P 2 0 4k", "flush"]));
+        let none = tail.output(&["reload", "8"]);
+        let text = String::from_utf8_lossy(&none.stderr).into_owned();
+        assert!(none.status.code() == Some(1) && text.contains("there is no disc 8 here"), "{text}");
+        tail.terminate();
+    });
+}
+
+#[test]
+fn a_disc_that_was_mended_is_loaded_by_an_operator() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
+        tail.terminate();
+        let cut = |size| fs::File::options().write(true).open(tail.file("7.data")).unwrap().set_len(size).unwrap();
+        cut(MIB / 2);
+        let (file, config) = (tail.file("7.data"), tail.config());
+        tail.start();
+        brain.connect().await;
+        assert_eq!(brain.resource("disc.sata.7").unwrap()["state"], "failed");
+        let still = tail.output(&["reload", "7"]);
+        let text = String::from_utf8_lossy(&still.stderr).into_owned();
+        assert!(still.status.code() == Some(1) && text.contains("its end is lost"), "{text}");
+        fs::File::options().write(true).open(file).unwrap().set_len(MIB).unwrap();
+        let reloaded = tail.output(&["reload", "7"]);
+        assert!(reloaded.status.success(), "{reloaded:?} {}", config.display());
+        brain.until("serving", serving(7)).await;
+        works(&qemu_io(7, "key", &["read -P 0 0 1M"]));
+        tail.terminate();
+    });
+}
+
+#[test]
+fn rule11_what_a_killed_tail_leaves_is_removed_but_for_the_addresses_of_its_discs() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        for number in [7, 8] {
+            ok(brain.create(&format!("disc.sata.{number}"), attached(MIB, "key")).await);
+        }
+        let running = tail.output(&["remove-addresses"]);
+        assert_eq!(running.status.code(), Some(1), "a running tail sees to them itself: {running:?}");
+        tail.kill();
+        // As if disc 8 had been handed over while nobody looked.
+        fs::remove_file(tail.file("8.sidecar")).unwrap();
+        netns::ip(&["-n", &net.tail, "addr", "add", "fd00:b16:0:d::9/128", "dev", "storage0", "nodad"]);
+        let removed = tail.output(&["remove-addresses"]);
+        assert!(removed.status.success(), "{removed:?}");
+        let said = String::from_utf8_lossy(&removed.stdout).into_owned();
+        assert_eq!(said, "removed fd00:b16:0:d::8\nremoved fd00:b16:0:d::9\n");
+        let left = net.tail_addresses();
+        assert!(left.contains("fd00:b16:0:d::7/") && left.contains("fd00:b16:0:2::21/"), "{left}");
+        assert!(!left.contains("fd00:b16:0:d::8/") && !left.contains("fd00:b16:0:d::9/"), "{left}");
+    });
+}
+
+#[test]
+fn an_operators_question_that_makes_no_sense_is_answered() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        tail.start();
+        let ask = |question: &str| {
+            use std::io::{Read as _, Write as _};
+            let mut stream =
+                std::os::unix::net::UnixStream::connect(tail.folder.path().join("state/control.sock")).unwrap();
+            stream.write_all(question.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        assert!(ask("").contains("\"uptime_seconds\""), "none asks for the status");
+        for nonsense in ["x\n", "{\"reload\":\"7\"}\n", "{\"delete\":7}\n", &"[".repeat(1000)] {
+            let answer = ask(nonsense);
+            assert!(answer.contains("not understood"), "{nonsense}: {answer}");
+        }
         tail.terminate();
     });
 }

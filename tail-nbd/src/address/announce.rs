@@ -27,6 +27,13 @@ impl Announcements {
         self.pending.insert(address, (now, 0));
     }
 
+    /// An address is to be announced once more at `now`, unless that is going to happen anyway.
+    pub fn again(&mut self, address: Ipv6Addr, now: Instant) {
+        let last = AT_MS.len() - 1;
+        let Some(since) = now.checked_sub(Duration::from_millis(AT_MS[last])) else { return };
+        self.pending.entry(address).or_insert((since, last));
+    }
+
     /// An address is going.
     pub fn remove(&mut self, address: Ipv6Addr) {
         self.pending.remove(&address);
@@ -75,6 +82,20 @@ mod tests {
             times.push((next - start).as_millis() as u64);
         }
         assert_eq!(times, AT_MS);
+    }
+
+    #[test]
+    fn rule12_an_address_can_be_announced_once_more() {
+        let (now, address) = (Instant::now() + Duration::from_secs(60), Ipv6Addr::LOCALHOST);
+        let mut announcements = Announcements::default();
+        announcements.again(address, now);
+        assert_eq!(announcements.next(), Some(now));
+        assert_eq!(announcements.due(now), [address]);
+        assert_eq!(announcements.next(), None, "once");
+        announcements.add(address, now);
+        announcements.due(now);
+        announcements.again(address, now);
+        assert_eq!(announcements.next(), Some(now + Duration::from_millis(20)), "its series goes on as it was");
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub struct Addresses {
 enum Wish {
     Add(Ipv6Addr, oneshot::Sender<()>),
     Remove(Ipv6Addr, oneshot::Sender<()>),
+    Announce(Vec<Ipv6Addr>),
 }
 
 impl Addresses {
@@ -83,6 +84,12 @@ impl Addresses {
     /// Wants an address gone; returns when it was tried.
     pub async fn remove(&self, address: Ipv6Addr) {
         self.wish(|done| Wish::Remove(address, done)).await;
+    }
+
+    /// Announces those of these addresses that are up once more.
+    pub async fn announce(&self, addresses: Vec<Ipv6Addr>) {
+        // Without a keeper there is nobody left to do it for.
+        let _ = self.wishes.send(Wish::Announce(addresses)).await;
     }
 
     /// Why an address that is wanted is not up; none when it is, or soon will be.
@@ -242,6 +249,11 @@ impl Keeper {
                     (Some(_), Some(_)) => self.is_up(address),
                     _ => self.set_trouble(address, Some(format!("there is no interface {}", self.config.interface))),
                 }
+            }
+            Wish::Announce(addresses) => {
+                let up = addresses.into_iter().filter(|address| self.wanted.get(address) == Some(&State::Up));
+                let now = Instant::now();
+                up.for_each(|address| self.announcements.again(address, now));
             }
             Wish::Remove(address, done) => {
                 self.wanted.remove(&address);

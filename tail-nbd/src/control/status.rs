@@ -1,7 +1,9 @@
-//! What `tail-nbd status` asks: a unix socket that answers each connection with one line of JSON.
+//! What `tail-nbd status` and `tail-nbd reload` ask: a unix socket that takes one line of JSON from each
+//! connection and answers with another. An empty line, or none, asks for the status.
 
 use super::{facts::Facts, session::Connection};
 use crate::{
+    describe::describe,
     shard::{DiscStatus, ShardStatus},
     store::{Store, change},
 };
@@ -13,7 +15,7 @@ use spine::{
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     os::unix::{fs::PermissionsExt as _, net::UnixStream as BlockingStream},
     path::Path,
@@ -21,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
     time::timeout,
@@ -33,9 +35,32 @@ const CLIENTS_MAX: usize = 8;
 /// How long one may take to read its answer, and how long the asking side waits for it.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a reload may take: it waits for the disc's requests in flight and for its lock.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Longest question in bytes.
+const QUESTION_BYTES_MAX: u64 = 256;
+
 /// Longest answer that is believed: [`spine::limits::RESOURCES_MAX`] discs of a few hundred bytes each
 /// with some clients.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Question {
+    /// How the tail does: a [`Status`].
+    Status,
+    /// Open a disc again, and forget that a flush of it failed: an [`Outcome`].
+    Reload(DiscNumber),
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Outcome {
+    /// Why it was not done; none when it was.
+    error: Option<String>,
+}
 
 /// The state of a tail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -238,8 +263,8 @@ pub async fn serve(listener: UnixListener, source: Source) {
             Ok((stream, _)) => {
                 let source = source.clone();
                 answering.spawn(async move {
-                    if let Ok(Err(error)) = timeout(DEADLINE, answer(stream, &source)).await {
-                        tracing::debug!(%error, "a status could not be told");
+                    if let Err(error) = answer(stream, &source).await {
+                        tracing::debug!(%error, "an operator's question could not be answered");
                     }
                     drop(slot);
                 });
@@ -254,10 +279,35 @@ pub async fn serve(listener: UnixListener, source: Source) {
 }
 
 async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&source.status().await)?;
+    let question = timeout(DEADLINE, hear(&mut stream)).await??;
+    let question = match question.trim() {
+        "" => Ok(Question::Status),
+        text => serde_json::from_str(text),
+    };
+    let mut line = match question {
+        Ok(Question::Status) => serde_json::to_vec(&timeout(DEADLINE, source.status()).await?)?,
+        Ok(Question::Reload(number)) => {
+            let reloaded = timeout(RELOAD_DEADLINE, source.store.reload_for_operator(number)).await;
+            let error = match reloaded {
+                Ok(reloaded) => reloaded.err().map(|refusal| describe(&refusal)),
+                Err(_) => Some("it is not done yet, and goes on: the status will tell".to_owned()),
+            };
+            serde_json::to_vec(&Outcome { error })?
+        }
+        Err(error) => serde_json::to_vec(&Outcome { error: Some(format!("the question is not understood: {error}")) })?,
+    };
     line.push(b'\n');
-    stream.write_all(&line).await?;
-    stream.shutdown().await
+    let told = async {
+        stream.write_all(&line).await?;
+        stream.shutdown().await
+    };
+    timeout(DEADLINE, told).await?
+}
+
+async fn hear(stream: &mut UnixStream) -> io::Result<String> {
+    let mut question = String::new();
+    BufReader::new(stream.take(QUESTION_BYTES_MAX)).read_line(&mut question).await?;
+    Ok(question)
 }
 
 /// Asks the tail that listens at `path`. Blocks, with a deadline.
@@ -265,9 +315,26 @@ async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
 /// # Errors
 /// When no tail answers there.
 pub fn ask(path: &Path) -> io::Result<Status> {
-    let stream = BlockingStream::connect(path)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(serde_json::from_slice(&exchange(path, Question::Status, DEADLINE)?)?)
+}
+
+/// Has the tail that listens at `path` open a disc again, and returns why it did not, if so. Blocks, with a
+/// deadline.
+///
+/// # Errors
+/// When no tail answers there.
+pub fn reload(path: &Path, number: DiscNumber) -> io::Result<Result<(), String>> {
+    let answer = exchange(path, Question::Reload(number), RELOAD_DEADLINE + DEADLINE)?;
+    let Outcome { error } = serde_json::from_slice(&answer)?;
+    Ok(error.map_or(Ok(()), Err))
+}
+
+fn exchange(path: &Path, question: Question, deadline: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = BlockingStream::connect(path)?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(&question)?).as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
+    Ok(bytes)
 }

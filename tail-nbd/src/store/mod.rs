@@ -29,7 +29,8 @@
 //! * Files that cannot be understood are reported as `failed` and are never deleted.
 //!
 //! * [`change`]: orders and the records that follow from them; pure.
-//! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`]: what is done to it.
+//! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`],
+//!   [`reload`]: what is done to it. [`unused`]: announces those that wait for a client.
 //! * [`refusal`]: why something was not done.
 //!
 //! Deliberately absent: who may order what (the brain's business) and the order of the commands.
@@ -39,8 +40,10 @@ pub mod create;
 pub mod disc;
 pub mod import;
 pub mod refusal;
+pub mod reload;
 pub mod remove;
 pub mod start;
+pub mod unused;
 pub mod update;
 
 use crate::{

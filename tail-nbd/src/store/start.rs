@@ -167,13 +167,7 @@ impl Store {
         let Some(held) = disc.held.clone() else { return };
         let mut held = held.lock_owned().await;
         let started = match self.take_data(&held).await {
-            Ok(data) => {
-                held.data = Some(data);
-                match held.record().importing.clone() {
-                    Some(image) => self.resume_import(disc, &mut held, image).await,
-                    None => self.serve(&held).await.map(|()| held.phase = Phase::Serving),
-                }
-            }
+            Ok(data) => self.put_to_work(disc, &mut held, data).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = started {
@@ -181,6 +175,20 @@ impl Store {
             held.phase = Phase::Failed(describe(&refusal));
         }
         self.publish(disc, &held);
+    }
+
+    /// Serves a disc whose data was taken, or carries on with its import.
+    pub(super) async fn put_to_work(
+        self: &Arc<Self>,
+        disc: &Arc<Disc>,
+        held: &mut Held,
+        data: File,
+    ) -> Result<(), Refusal> {
+        held.data = Some(data);
+        match held.record().importing.clone() {
+            Some(image) => self.resume_import(disc, held, image).await,
+            None => self.serve(held).await.map(|()| held.phase = Phase::Serving),
+        }
     }
 
     async fn resume_import(
