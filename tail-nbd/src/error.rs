@@ -27,7 +27,7 @@ pub enum Violation {
     OptionTooLong(u32),
     /// A WRITE announces more payload than we drain.
     #[error("a write of {0} bytes")]
-    PayloadTooLong(u32),
+    PayloadTooLong(u64),
     /// NBD_OPT_EXPORT_NAME has no reply for a refusal.
     #[error("EXPORT_NAME for an export that it may not have")]
     ExportRefused,

@@ -1,9 +1,9 @@
 //! Every bound of the data plane, with its reason. Memory is per shard unless said otherwise, and is
 //! touched only when used.
 
-/// Longest READ and WRITE that is carried out, in bytes: what clients may assume without negotiation
-/// (NBD protocol, "Size constraints"), and what we announce.
-pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+/// Longest READ and WRITE that is carried out, in bytes, and what we announce: twice what clients may assume without
+/// negotiation (NBD protocol, "Size constraints"), so that nobody's copy is cut into smaller pieces than elsewhere.
+pub const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
 
 /// A WRITE with a longer payload than this is not even drained: the connection is closed. In bytes.
 pub const DRAIN_BYTES_MAX: u32 = 256 << 20;

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tail_nbd::limits::{DRAIN_BYTES_MAX, NEGOTIATING_PER_DISC_MAX};
 use tail_nbd::nbd::client::Client;
+use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{Error, REQUEST_BYTES, command_flag, command_type, option_type};
 use tail_nbd::shard::{Access, Patience};
@@ -28,8 +29,10 @@ fn option(option: u32, data: &[u8]) -> Vec<u8> {
     handshake(&bytes)
 }
 
-fn request(command: u16, offset: u64, length: u32) -> [u8; REQUEST_BYTES] {
-    Header { flags: 0, command, cookie: 1, offset, length }.to_bytes()
+fn request(command: u16, offset: u64, length: u32) -> Vec<u8> {
+    let mut bytes = vec![];
+    Header { flags: 0, command, cookie: 1, offset, length: length.into() }.write(&mut bytes, Style::Simple);
+    bytes
 }
 
 /// True when the server ends the connection, after whatever it says.
@@ -150,12 +153,22 @@ fn faults_10_and_11_what_is_not_offered_is_refused_and_the_connection_lives() {
     let disc = tail.serve(1, MIB);
     let mut peer = disc.connect();
     let einval = Error::Einval.code();
-    let fast = command_flag::FAST_ZERO;
-    assert_eq!(peer.ask(command_type::WRITE_ZEROES, fast, 0, 4096, &[]).0, einval, "FAST_ZERO (fault 10)");
-    assert_eq!(peer.ask(command_type::WRITE, 1 << 5, 0, 3, b"abc").0, einval, "PAYLOAD_LEN");
-    assert_eq!(peer.try_write(0, &vec![7; 33 << 20]), einval, "33 MiB (fault 11)");
-    assert_eq!(peer.ask(command_type::READ, 0, 0, 33 << 20, &[]).0, einval);
-    assert_eq!(peer.read(0, 8), [0; 8]);
+    // Every flag that a command has no use for, those of the future too (fault 10).
+    for bit in 0..16 {
+        let flag = 1 << bit;
+        if flag & (command_flag::FUA | command_flag::NO_HOLE | command_flag::FAST_ZERO) == 0 {
+            assert_eq!(peer.ask(command_type::WRITE_ZEROES, flag, 0, 4096, &[]).0, einval, "bit {bit} with zeroes");
+        }
+        if flag != command_flag::FUA {
+            assert_eq!(peer.ask(command_type::WRITE, flag, 0, 3, b"abc").0, einval, "bit {bit} with a write");
+        }
+    }
+    for style in [Style::Structured, Style::Extended] {
+        let mut peer = disc.connect_with(style);
+        assert_eq!(peer.try_write(0, &vec![7; 65 << 20]), einval, "65 MiB (fault 11)");
+        assert_eq!(peer.ask(command_type::READ, 0, 0, 65 << 20, &[]).0, einval);
+        assert_eq!(peer.read(0, 8), [0; 8]);
+    }
 }
 
 /// A small file system of its own, which is gone at the end.

@@ -9,9 +9,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use tail_nbd::limits::{PAYLOAD_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use tail_nbd::nbd::client::Reply;
+use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{Error, command_flag, command_type, option_reply, option_type};
 use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
+
+const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
 
 #[test]
 fn what_is_written_is_read_back() {
@@ -38,14 +41,14 @@ fn what_is_written_is_read_back() {
 #[test]
 fn the_longest_read_and_write_with_both_kinds_of_replies() {
     let tail = Tail::start(1);
-    let disc = tail.serve(1, 40 * MIB);
+    let disc = tail.serve(1, 72 * MIB);
     let bytes = pattern(3, PAYLOAD_BYTES_MAX as usize);
-    let mut simple = disc.connect_as("", false).unwrap();
+    let mut simple = disc.connect_with(Style::Simple);
     simple.write(5, &bytes);
     assert!(simple.read(5, PAYLOAD_BYTES_MAX) == bytes, "simple replies");
     let mut structured = disc.connect();
     assert!(structured.read(5, PAYLOAD_BYTES_MAX) == bytes, "chunks");
-    let (error, data) = structured.ask(command_type::READ, command_flag::DF, 5, PAYLOAD_BYTES_MAX, &[]);
+    let (error, data) = structured.ask(command_type::READ, command_flag::DF, 5, PAYLOAD_BYTES_MAX.into(), &[]);
     assert!(error == 0 && data == bytes, "one chunk");
     assert_eq!(structured.read(5, 0), b"", "nothing");
 }
@@ -74,7 +77,7 @@ fn a_write_cut_at_any_byte_arrives_whole() {
 fn many_requests_in_flight_get_each_its_own_answer() {
     let tail = Tail::start(1);
     let disc = tail.serve(1, 16 * MIB);
-    let mut peer = disc.connect_as("", false).unwrap();
+    let mut peer = disc.connect_with(Style::Simple);
     let bytes = pattern(1, 16 << 20);
     peer.write(0, &bytes);
     let count = u64::from(REQUESTS_IN_FLIGHT_MAX) * 4;
@@ -83,7 +86,7 @@ fn many_requests_in_flight_get_each_its_own_answer() {
         command: command_type::READ,
         cookie,
         offset: (cookie * 7919 * 512) % (15 << 20),
-        length: 512 + (cookie as u32 % 17) * 4096,
+        length: 512 + (cookie % 17) * 4096,
     };
     let mut out = vec![];
     (0..count).for_each(|cookie| peer.client.write_request(&mut out, header(cookie)));
@@ -106,7 +109,8 @@ fn a_client_that_reads_nothing_starves_no_other() {
         let mut peer = greedy.connect();
         // Each of these asks for 512 MiB and takes nothing.
         for cookie in 0..16 {
-            let header = Header { flags: 0, command: command_type::READ, cookie, offset: 0, length: PAYLOAD_BYTES_MAX };
+            let header =
+                Header { flags: 0, command: command_type::READ, cookie, offset: 0, length: PAYLOAD_BYTES_MAX.into() };
             peer.send(header, &[]);
         }
         peers.push(peer);
@@ -158,14 +162,15 @@ fn zeroes_holes_and_what_block_status_says() {
 fn a_refusal_leaves_the_connection_usable() {
     let tail = Tail::start(1);
     let disc = tail.serve(1, MIB);
-    for structured in [false, true] {
-        let mut peer = disc.connect_as("", structured).unwrap();
+    for style in STYLES {
+        let mut peer = disc.connect_with(style);
         assert_eq!(peer.try_write(MIB - 1, b"xy"), Error::Enospc.code(), "past the end");
         assert_eq!(peer.ask(command_type::READ, 0, MIB, 1, &[]).0, Error::Einval.code());
-        assert_eq!(peer.ask(command_type::WRITE_ZEROES, command_flag::FAST_ZERO, 0, 1, &[]).0, Error::Einval.code());
+        let unknown_flag = peer.ask(command_type::WRITE_ZEROES, command_flag::REQ_ONE, 0, 1, &[]);
+        assert_eq!(unknown_flag.0, Error::Einval.code());
         assert_eq!(peer.ask(12, 0, 0, 0, &[]).0, Error::Einval.code(), "an unknown command");
-        // 33 MiB: drained, refused, and the next request is understood.
-        let long = vec![1; 33 << 20];
+        // 65 MiB: drained, refused, and the next request is understood.
+        let long = vec![1; 65 << 20];
         assert_eq!(peer.try_write(0, &long), Error::Einval.code());
         assert_eq!(peer.read(0, 16), [0; 16], "nothing of it was written");
     }
@@ -191,9 +196,9 @@ fn r117_r131_attachments_decide_who_may_connect() {
     let key = Secret::new("the-key-of-this-start");
     let access = Access::Attachments(vec![(LOOPBACK, key.hash())]);
     let disc = tail.serve_file(1, file, MIB, access);
-    assert_eq!(disc.connect_as("", true).err(), Some(option_reply::ERR_UNKNOWN));
-    assert_eq!(disc.connect_as("another key", true).err(), Some(option_reply::ERR_UNKNOWN));
-    let mut peers: Vec<_> = (0..4).map(|_| disc.connect_as(key.reveal(), true).unwrap()).collect();
+    assert_eq!(disc.connect_as("", Style::Structured).err(), Some(option_reply::ERR_UNKNOWN));
+    assert_eq!(disc.connect_as("another key", Style::Structured).err(), Some(option_reply::ERR_UNKNOWN));
+    let mut peers: Vec<_> = (0..4).map(|_| disc.connect_as(key.reveal(), Style::Structured).unwrap()).collect();
     peers.iter_mut().for_each(|peer| peer.write(0, b"as many connections as it likes"));
 
     let new_key = Secret::new("the key of the next start");
@@ -201,12 +206,12 @@ fn r117_r131_attachments_decide_who_may_connect() {
     tail.runtime.block_on(tail.shards().set_access(disc.number, access)).unwrap();
     assert_eq!(tail.status(disc.number).clients, [], "the withdrawal was answered when they were gone");
     assert!(peers.iter_mut().all(|peer| peer.is_closed()), "those of the old key are cut off");
-    assert_eq!(disc.connect_as(key.reveal(), true).err(), Some(option_reply::ERR_UNKNOWN));
-    disc.connect_as(new_key.reveal(), true).unwrap();
+    assert_eq!(disc.connect_as(key.reveal(), Style::Structured).err(), Some(option_reply::ERR_UNKNOWN));
+    disc.connect_as(new_key.reveal(), Style::Structured).unwrap();
 
     let elsewhere = Access::Attachments(vec![("192.0.2.1".parse().unwrap(), new_key.hash())]);
     tail.runtime.block_on(tail.shards().set_access(disc.number, elsewhere)).unwrap();
-    assert_eq!(disc.connect_as(new_key.reveal(), true).err(), Some(option_reply::ERR_POLICY));
+    assert_eq!(disc.connect_as(new_key.reveal(), Style::Structured).err(), Some(option_reply::ERR_POLICY));
     assert_eq!(tail.status(disc.number).counters.refused_count, 4);
 }
 
@@ -283,7 +288,8 @@ fn rule15_who_comes_back_during_a_resize_is_told_the_new_size() {
     let disc = tail.serve(1, 64 * MIB);
     // This one takes no replies, so the resize waits for its deadline.
     let mut slow = disc.connect();
-    let header = Header { flags: 0, command: command_type::READ, cookie: 1, offset: 0, length: PAYLOAD_BYTES_MAX };
+    let header =
+        Header { flags: 0, command: command_type::READ, cookie: 1, offset: 0, length: PAYLOAD_BYTES_MAX.into() };
     slow.send(header, &[]);
     tail.wait_for(disc.number, "it is being worked on", |s| s.clients[0].requests_in_flight_count == 1);
     // And this one is in the middle of a write of several pieces.
@@ -410,7 +416,7 @@ fn rule12_a_client_that_comes_from_the_discs_own_address_is_this_machine() {
     };
     tail.runtime.block_on(tail.shards().open(open)).unwrap();
     // The kernel takes 127.0.0.1 as the source here, which is another machine's as far as the disc knows.
-    assert_eq!(disc.connect_as("", true).err(), Some(option_reply::ERR_POLICY));
+    assert_eq!(disc.connect_as("", Style::Structured).err(), Some(option_reply::ERR_POLICY));
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &"127.0.0.7:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
     rustix::net::connect(&socket, &disc.address).unwrap();

@@ -15,6 +15,7 @@
 pub mod receive;
 pub mod transfer;
 
+use crate::nbd::offer::Style;
 use crate::nbd::request::Request;
 use crate::nbd::server::Server;
 use crate::ring::batch::Batch;
@@ -124,9 +125,9 @@ impl Connection {
         self.in_flight_count == 0 && !self.sending && self.filling.as_ref().is_none_or(|batch| batch.is_empty())
     }
 
-    /// What was negotiated about replies.
-    pub fn is_structured(&self) -> bool {
-        self.server.agreement().is_some_and(|agreement| agreement.structured)
+    /// How requests and replies look, once that is agreed on.
+    pub fn style(&self) -> Style {
+        self.server.agreement().map_or(Style::Simple, |agreement| agreement.style)
     }
 
     /// Conditions that hold between turns.

@@ -3,6 +3,7 @@
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{PAYLOAD_BYTES_MAX, PIECE_BYTES};
+use crate::nbd::offer::Style;
 use crate::nbd::request::{Command, Request};
 use crate::nbd::wire::Error;
 use crate::ring::op::{Allocate, Handle, Op};
@@ -79,9 +80,9 @@ impl Transfer {
     }
 
     /// The piece of a READ that is to be read next. Only a chunked reply may be cut.
-    pub fn read_piece(&self, structured: bool) -> ByteRange {
+    pub fn read_piece(&self, style: Style) -> ByteRange {
         let Command::Read { range, whole } = self.request.command else { panic!("not a read") };
-        let bytes_max = if structured && !whole { PIECE_BYTES as u64 } else { u64::from(PAYLOAD_BYTES_MAX) };
+        let bytes_max = if style.has_chunks() && !whole { PIECE_BYTES as u64 } else { u64::from(PAYLOAD_BYTES_MAX) };
         range.piece(self.done, bytes_max)
     }
 
@@ -115,6 +116,8 @@ impl Transfer {
                     // A trim is a hint.
                     (Command::Trim { .. }, _) => self.done = length,
                     (_, Method::Punch) => self.method = Method::Zero,
+                    // To write zeroes is not fast. The calls that failed have left no trace.
+                    (Command::WriteZeroes { fast: true, .. }, _) => return Err(Errno(libc::EOPNOTSUPP)),
                     _ => self.method = Method::Write,
                 }
             }
@@ -145,7 +148,7 @@ mod tests {
     fn transfer(command: impl FnOnce(ByteRange) -> Command, length: u64) -> Transfer {
         let range = DiscSize::from_bytes(1 << 40).unwrap().range(0, length).unwrap();
         let token = Slots::new(1).insert(()).unwrap();
-        Transfer::new(token, token, Request { cookie: 0, command: command(range) }, Instant::default())
+        Transfer::new(token, token, Request { cookie: 0, offset: 0, command: command(range) }, Instant::default())
     }
 
     fn file() -> Handle {
@@ -175,8 +178,8 @@ mod tests {
 
     #[test]
     fn zeroes_fall_back_step_by_step() {
-        let hole = |range| Command::WriteZeroes { range, no_hole: false, fua: false };
-        let solid = |range| Command::WriteZeroes { range, no_hole: true, fua: false };
+        let hole = |range| Command::WriteZeroes { range, no_hole: false, fast: false, fua: false };
+        let solid = |range| Command::WriteZeroes { range, no_hole: true, fast: false, fua: false };
         let both = [Allocate::Punch, Allocate::Zero];
         assert_eq!(ops(transfer(hole, 100), &both), ["Punch"]);
         assert_eq!(ops(transfer(solid, 100), &both), ["Zero"], "NO_HOLE must not punch");
@@ -186,13 +189,34 @@ mod tests {
     }
 
     #[test]
+    fn fast_zeroes_are_never_written() {
+        let fast = |no_hole| transfer(|range| Command::WriteZeroes { range, no_hole, fast: true, fua: false }, 100);
+        let both = [Allocate::Punch, Allocate::Zero];
+        assert_eq!(ops(fast(false), &both), ["Punch"]);
+        assert_eq!(ops(fast(true), &both), ["Zero"], "NO_HOLE must not punch");
+        assert_eq!(ops(fast(false), &[Allocate::Zero]), ["Punch", "Zero"]);
+        for no_hole in [false, true] {
+            let (mut fast, mut last) = (fast(no_hole), Ok(()));
+            for _ in 0..3 {
+                let op = fast.next_op(&file()).unwrap();
+                assert!(matches!(op, Op::Allocate { .. }), "{op:?}");
+                last = fast.handle_result(&op, Err(Errno(libc::EOPNOTSUPP)));
+                if last.is_err() {
+                    break;
+                }
+            }
+            assert_eq!(last, Err(Errno(libc::EOPNOTSUPP)), "it is refused when the file system cannot");
+        }
+    }
+
+    #[test]
     fn a_trim_is_a_hint() {
         assert_eq!(ops(transfer(|range| Command::Trim { range, fua: false }, 100), &[]), ["Punch"]);
     }
 
     #[test]
     fn a_full_pool_is_an_error_and_a_short_write_is_not() {
-        let mut zeroes = transfer(|range| Command::WriteZeroes { range, no_hole: true, fua: false }, 100);
+        let mut zeroes = transfer(|range| Command::WriteZeroes { range, no_hole: true, fast: false, fua: false }, 100);
         let op = zeroes.next_op(&file()).unwrap();
         assert_eq!(zeroes.handle_result(&op, Err(Errno(libc::ENOSPC))), Err(Errno(libc::ENOSPC)));
         zeroes.handle_result(&op, Err(Errno(libc::EOPNOTSUPP))).unwrap();

@@ -3,10 +3,11 @@
 //! It writes what a client sends and reads what a server answers. Policy, like which option comes next, is
 //! its user's.
 
+use super::offer::Style;
 use super::request::Header;
 use super::wire::{
-    CHUNK_DONE, CHUNK_MAGIC, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, Reader, SIMPLE_REPLY_MAGIC, chunk_type,
-    command_type, handshake_flag, option_reply, option_type,
+    CHUNK_DONE, CHUNK_MAGIC, EXTENDED_CHUNK_MAGIC, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, Reader, SIMPLE_REPLY_MAGIC,
+    chunk_type, command_flag, command_type, handshake_flag, option_reply, option_type,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -56,12 +57,14 @@ pub enum Fault {
     Magic(u64),
     /// A reply to a request that is not in flight.
     Cookie(u64),
+    /// An extended reply that repeats another offset than the request's.
+    Offset(u64),
     /// A reply with more data than a server may send.
-    Length(u32),
+    Length(u64),
 }
 
 /// Longest reply that is taken in, in bytes: the longest read, and its header.
-const REPLY_BYTES_MAX: u32 = (64 << 20) + 64;
+const REPLY_BYTES_MAX: u64 = (64 << 20) + 64;
 
 /// The client's half of a connection.
 #[derive(Debug, Default)]
@@ -69,9 +72,17 @@ pub struct Client {
     greeted: bool,
     export_name_sent: bool,
     transmitting: bool,
-    /// Requests in flight, and how many bytes of data a simple reply to them has.
-    in_flight: BTreeMap<u64, u32>,
+    style: Style,
+    in_flight: BTreeMap<u64, Asked>,
     partial: Vec<u8>,
+}
+
+/// A request in flight.
+#[derive(Debug)]
+struct Asked {
+    offset: u64,
+    /// How many bytes of data a simple reply to it has.
+    data_bytes: u64,
 }
 
 impl Client {
@@ -111,12 +122,26 @@ impl Client {
         self.write_option(out, option, &data);
     }
 
-    /// Appends a request and remembers its cookie. The payload of a WRITE is the caller's to send.
-    pub fn write_request(&mut self, out: &mut Vec<u8>, header: Header) {
-        out.extend_from_slice(&header.to_bytes());
+    /// How requests look: as the server has agreed to.
+    pub fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Takes a style as agreed on before its reply is here, for a client that sends ahead.
+    pub fn assume_style(&mut self, style: Style) {
+        self.style = style;
+    }
+
+    /// Appends a request and remembers its cookie; with extended headers a WRITE says that it has a payload. The
+    /// payload is the caller's to send.
+    pub fn write_request(&mut self, out: &mut Vec<u8>, mut header: Header) {
+        if self.style == Style::Extended && header.command == command_type::WRITE {
+            header.flags |= command_flag::PAYLOAD_LEN;
+        }
+        header.write(out, self.style);
         let data_bytes = if header.command == command_type::READ { header.length } else { 0 };
         if header.command != command_type::DISC {
-            self.in_flight.insert(header.cookie, data_bytes);
+            self.in_flight.insert(header.cookie, Asked { offset: header.offset, data_bytes });
         }
     }
 
@@ -181,46 +206,78 @@ impl Client {
         else {
             return Ok(None);
         };
-        if length > REPLY_BYTES_MAX {
-            return Err(Fault::Length(length));
+        if u64::from(length) > REPLY_BYTES_MAX {
+            return Err(Fault::Length(length.into()));
         }
         let Some(data) = reader.bytes(length as usize) else { return Ok(None) };
         self.transmitting = option == option_type::GO && reply == option_reply::ACK;
+        if reply == option_reply::ACK {
+            match option {
+                option_type::STRUCTURED_REPLY => self.style = Style::Structured,
+                option_type::EXTENDED_HEADERS => self.style = Style::Extended,
+                _ => {}
+            }
+        }
         Ok(Some(Reply::Option { option, reply, data: data.to_vec() }))
     }
 
     fn read_answer(&mut self, reader: &mut Reader<'_>) -> Result<Option<Reply>, Fault> {
         let Some(magic) = reader.u32() else { return Ok(None) };
         match magic {
-            SIMPLE_REPLY_MAGIC => {
+            SIMPLE_REPLY_MAGIC if self.style != Style::Extended => {
                 let (Some(error), Some(cookie)) = (reader.u32(), reader.u64()) else { return Ok(None) };
-                let data_bytes = *self.in_flight.get(&cookie).ok_or(Fault::Cookie(cookie))?;
-                let data_bytes = if error == 0 { data_bytes } else { 0 };
+                let asked = self.in_flight.get(&cookie).ok_or(Fault::Cookie(cookie))?;
+                let data_bytes = if error == 0 { asked.data_bytes } else { 0 };
                 let Some(data) = reader.bytes(data_bytes as usize) else { return Ok(None) };
                 self.in_flight.remove(&cookie);
                 Ok(Some(Reply::Simple { cookie, error, data: data.to_vec() }))
             }
-            CHUNK_MAGIC => {
+            CHUNK_MAGIC if self.style != Style::Extended => {
                 let (Some(flags), Some(kind), Some(cookie), Some(length)) =
                     (reader.u16(), reader.u16(), reader.u64(), reader.u32())
                 else {
                     return Ok(None);
                 };
-                if length > REPLY_BYTES_MAX {
-                    return Err(Fault::Length(length));
+                self.read_chunk(reader, flags, kind, cookie, length.into())
+            }
+            EXTENDED_CHUNK_MAGIC if self.style == Style::Extended => {
+                let (Some(flags), Some(kind), Some(cookie), Some(offset), Some(length)) =
+                    (reader.u16(), reader.u16(), reader.u64(), reader.u64(), reader.u64())
+                else {
+                    return Ok(None);
+                };
+                if self.in_flight.get(&cookie).is_some_and(|asked| asked.offset != offset) {
+                    return Err(Fault::Offset(offset));
                 }
-                let Some(data) = reader.bytes(length as usize) else { return Ok(None) };
-                if !self.in_flight.contains_key(&cookie) {
-                    return Err(Fault::Cookie(cookie));
-                }
-                let done = flags & CHUNK_DONE != 0;
-                if done {
-                    self.in_flight.remove(&cookie);
-                }
-                Ok(Some(Reply::Chunk { cookie, done, kind, data: data.to_vec() }))
+                self.read_chunk(reader, flags, kind, cookie, length)
             }
             other => Err(Fault::Magic(other.into())),
         }
+    }
+}
+
+impl Client {
+    /// What follows the header of a chunk.
+    fn read_chunk(
+        &mut self,
+        reader: &mut Reader<'_>,
+        flags: u16,
+        kind: u16,
+        cookie: u64,
+        length: u64,
+    ) -> Result<Option<Reply>, Fault> {
+        if length > REPLY_BYTES_MAX {
+            return Err(Fault::Length(length));
+        }
+        let Some(data) = reader.bytes(length as usize) else { return Ok(None) };
+        if !self.in_flight.contains_key(&cookie) {
+            return Err(Fault::Cookie(cookie));
+        }
+        let done = flags & CHUNK_DONE != 0;
+        if done {
+            self.in_flight.remove(&cookie);
+        }
+        Ok(Some(Reply::Chunk { cookie, done, kind, data: data.to_vec() }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold whatever a peer sends. A fuzz target is one call of these; the tests call them too.
 
 use super::negotiation::{Agreement, Refusal};
+use super::offer::Style;
 use super::option::Export;
 use super::request::Command;
 use super::server::{Event, Server};
@@ -63,10 +64,16 @@ pub fn fuzz_negotiation(input: &[u8]) {
 pub fn fuzz_transmission(input: &[u8]) {
     let Some((&choice, bytes)) = input.split_first() else { return };
     let size = DiscSize::from_bytes(FUZZ_DISC_BYTES).expect("it is a small disc");
+    let style = match choice & 3 {
+        0 => Style::Simple,
+        1 => Style::Structured,
+        _ => Style::Extended,
+    };
     let agreement =
-        Agreement { size, structured: choice & 1 != 0, allocation: choice & 3 == 3, read_only: choice & 4 != 0 };
-    let whole = run_transmission(agreement, bytes, bytes.len().max(1));
-    let single = run_transmission(agreement, bytes, 1);
+        Agreement { size, style, allocation: style.has_chunks() && choice & 4 == 0, read_only: choice & 16 != 0 };
+    let leaving = choice & 8 != 0;
+    let whole = run_transmission(agreement, leaving, bytes, bytes.len().max(1));
+    let single = run_transmission(agreement, leaving, bytes, 1);
     assert_eq!(whole, single, "the cuts between the bytes must not matter");
 }
 
@@ -80,8 +87,11 @@ fn export() -> Export {
     }
 }
 
-fn run_transmission(agreement: Agreement, bytes: &[u8], step: usize) -> (Vec<Outcome>, Vec<u8>, bool) {
+fn run_transmission(agreement: Agreement, leaving: bool, bytes: &[u8], step: usize) -> (Vec<Outcome>, Vec<u8>, bool) {
     let mut transmission = Transmission::new(agreement);
+    if leaving {
+        transmission.handle_leaving();
+    }
     let (mut outcomes, mut out) = (Vec::new(), Vec::new());
     for mut piece in bytes.chunks(step) {
         while !piece.is_empty() {
@@ -90,6 +100,7 @@ fn run_transmission(agreement: Agreement, bytes: &[u8], step: usize) -> (Vec<Out
             };
             piece = &piece[consumed..];
             if let Some(Outcome::Request(request)) = &outcome {
+                assert!(!leaving, "a request is let through by a server that is leaving");
                 assert_inside(&request.command);
             }
             let nothing_happened = consumed == 0 && outcome.is_none();

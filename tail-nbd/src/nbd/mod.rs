@@ -17,16 +17,19 @@
 //! 3. on `Event::Request` carry the request out and answer with the functions of [`reply`]. If it is a
 //!    write, its payload comes next: the driver takes it from the bytes it has or receives it right where
 //!    it will be written from, and says so by `handle_payload`. Nothing is consumed before all is there;
-//! 4. after `Event::Closed` or a violation nothing comes out any more.
+//! 4. `handle_leaving` when the server is going away: every later request is refused with ESHUTDOWN;
+//! 5. after `Event::Closed` or a violation nothing comes out any more.
 //!
-//! Supported: fixed newstyle with GO, INFO, LIST, EXPORT_NAME, ABORT, STRUCTURED_REPLY, LIST and
+//! Supported: fixed newstyle with GO, INFO, LIST, EXPORT_NAME, ABORT, STRUCTURED_REPLY, EXTENDED_HEADERS, LIST and
 //! SET_META_CONTEXT with `base:allocation`; READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS, CACHE, DISC;
-//! FUA, DF, NO_HOLE, REQ_ONE. Deliberately absent, and refused in step with the protocol: oldstyle,
-//! STARTTLS, EXTENDED_HEADERS, FAST_ZERO, RESIZE.
+//! FUA, DF, NO_HOLE, FAST_ZERO, REQ_ONE, PAYLOAD_LEN with WRITE. What is offered, and with it which flags are
+//! accepted, is one table in [`offer`]. Deliberately absent, and refused in step with the protocol: oldstyle,
+//! STARTTLS, RESIZE, and a choice of contexts in BLOCK_STATUS (there is one context).
 
 pub mod client;
 pub mod fuzz;
 pub mod negotiation;
+pub mod offer;
 pub mod option;
 pub mod reply;
 pub mod request;

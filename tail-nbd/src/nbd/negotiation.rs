@@ -1,6 +1,7 @@
 //! The handshake of a connection, up to the export.
 
-use super::option::{Ask, AskKind, ClientOption, Export, export_flags, write_infos, write_option_reply};
+use super::offer::{Style, export_flags};
+use super::option::{Ask, AskKind, ClientOption, Export, write_infos, write_option_reply};
 use super::wire::{
     BASE_ALLOCATION, BASE_ALLOCATION_ID, MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, Reader, handshake_flag,
     option_reply, option_type,
@@ -18,7 +19,7 @@ pub struct Negotiation {
     /// The bytes of the item that is being received: at most [`OPTION_BYTES_MAX`].
     partial: Vec<u8>,
     zeroes_left_out: bool,
-    structured: bool,
+    style: Style,
     /// The export that `base:allocation` was chosen for.
     allocation_of: Option<String>,
     options_count: u32,
@@ -56,8 +57,8 @@ pub enum Refusal {
 pub struct Agreement {
     /// The size of the export.
     pub size: DiscSize,
-    /// Structured replies.
-    pub structured: bool,
+    /// How requests and replies look.
+    pub style: Style,
     /// `base:allocation` may be asked for.
     pub allocation: bool,
     /// Whatever would change the export is refused.
@@ -74,7 +75,7 @@ impl Negotiation {
             state: State::Flags,
             partial: Vec::new(),
             zeroes_left_out: false,
-            structured: false,
+            style: Style::Simple,
             allocation_of: None,
             options_count: 0,
         }
@@ -145,19 +146,19 @@ impl Negotiation {
         match (answer, kind) {
             (Ok(export), AskKind::ExportName) => {
                 out.extend_from_slice(&export.size.bytes().to_be_bytes());
-                out.extend_from_slice(&export_flags(self.structured, export.read_only).to_be_bytes());
+                out.extend_from_slice(&export_flags(self.style, export.read_only).to_be_bytes());
                 if !self.zeroes_left_out {
                     out.extend_from_slice(&[0; 124]);
                 }
                 Ok(Some(self.agree(&export, &name)))
             }
             (Ok(export), AskKind::Go(infos)) => {
-                write_infos(out, option, &export, &name, infos, self.structured);
+                write_infos(out, option, &export, &name, infos, self.style);
                 write_option_reply(out, option, option_reply::ACK, &[]);
                 Ok(Some(self.agree(&export, &name)))
             }
             (Ok(export), AskKind::Info(infos)) => {
-                write_infos(out, option, &export, &name, infos, self.structured);
+                write_infos(out, option, &export, &name, infos, self.style);
                 write_option_reply(out, option, option_reply::ACK, &[]);
                 Ok(None)
             }
@@ -202,8 +203,8 @@ impl Negotiation {
     }
 
     fn agree(&self, export: &Export, name: &str) -> Agreement {
-        let allocation = self.structured && self.allocation_of.as_deref() == Some(name);
-        Agreement { size: export.size, structured: self.structured, allocation, read_only: export.read_only }
+        let allocation = self.style.has_chunks() && self.allocation_of.as_deref() == Some(name);
+        Agreement { size: export.size, style: self.style, allocation, read_only: export.read_only }
     }
 
     /// The item that `state` waits for is there.
@@ -263,6 +264,10 @@ impl Negotiation {
         self.state = State::Header;
         let ack = |out: &mut Vec<u8>| write_option_reply(out, option, option_reply::ACK, &[]);
         match ClientOption::parse(option, data) {
+            // It has neither an error reply nor room in its answer for what extended headers ask for.
+            Ok(ClientOption::Export(Ask { kind: AskKind::ExportName, .. })) if self.style == Style::Extended => {
+                return Err(Violation::ExportRefused);
+            }
             Ok(ClientOption::Export(ask)) => {
                 let wanted = Outcome::ExportWanted(ask.name.clone());
                 self.state = State::AwaitExport(ask);
@@ -272,11 +277,18 @@ impl Negotiation {
                 ack(out);
                 return Ok(Some(Outcome::Aborted));
             }
+            Ok(ClientOption::StructuredReply) if self.style == Style::Extended => {
+                write_option_reply(out, option, option_reply::ERR_EXT_HEADER_REQD, b"headers are extended already");
+            }
             Ok(ClientOption::StructuredReply) => {
-                self.structured = true;
+                self.style = Style::Structured;
                 ack(out);
             }
-            Ok(ClientOption::ListMetaContext(_) | ClientOption::SetMetaContext { .. }) if !self.structured => {
+            Ok(ClientOption::ExtendedHeaders) => {
+                self.style = Style::Extended;
+                ack(out);
+            }
+            Ok(ClientOption::ListMetaContext(_) | ClientOption::SetMetaContext { .. }) if !self.style.has_chunks() => {
                 write_option_reply(out, option, option_reply::ERR_INVALID, b"structured replies come first");
             }
             Ok(ClientOption::ListMetaContext(allocation)) => {

@@ -1,6 +1,7 @@
 //! Options of the handshake: parsed into checked values, and their replies written.
 
-use super::wire::{BASE_ALLOCATION, OPTION_REPLY_MAGIC, Reader, export_flag, info_type, option_reply, option_type};
+use super::offer::{Style, export_flags};
+use super::wire::{BASE_ALLOCATION, OPTION_REPLY_MAGIC, Reader, info_type, option_reply, option_type};
 use crate::geometry::DiscSize;
 use crate::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use alloc::string::String;
@@ -15,6 +16,8 @@ pub enum ClientOption {
     Abort,
     /// The client wants structured replies.
     StructuredReply,
+    /// The client wants extended headers.
+    ExtendedHeaders,
     /// Which contexts are there? True when `base:allocation` fits one of the queries, or there is none.
     ListMetaContext(bool),
     /// Choose contexts for the export `name`; `allocation` is true when `base:allocation` is among them.
@@ -82,7 +85,8 @@ impl ClientOption {
             option_type::ABORT => Ok(Self::Abort),
             option_type::LIST if data.is_empty() => Ok(Self::Export(Ask { name: String::new(), kind: AskKind::List })),
             option_type::STRUCTURED_REPLY if data.is_empty() => Ok(Self::StructuredReply),
-            option_type::LIST | option_type::STRUCTURED_REPLY => Err(invalid),
+            option_type::EXTENDED_HEADERS if data.is_empty() => Ok(Self::ExtendedHeaders),
+            option_type::LIST | option_type::STRUCTURED_REPLY | option_type::EXTENDED_HEADERS => Err(invalid),
             option_type::GO | option_type::INFO => {
                 let (name, infos) = parse_infos(data).ok_or(invalid)?;
                 let kind = if option == option_type::GO { AskKind::Go(infos) } else { AskKind::Info(infos) };
@@ -112,7 +116,7 @@ pub fn write_option_reply(out: &mut Vec<u8>, option: u32, reply: u32, data: &[u8
 }
 
 /// Appends the pieces of information that `infos` asks for, and the one that every client gets.
-pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, infos: Infos, structured: bool) {
+pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, infos: Infos, style: Style) {
     let mut info = |kind: u16, fields: &[&[u8]]| {
         let mut data = kind.to_be_bytes().to_vec();
         fields.iter().for_each(|field| data.extend_from_slice(field));
@@ -120,7 +124,7 @@ pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, 
     };
     info(
         info_type::EXPORT,
-        &[&export.size.bytes().to_be_bytes(), &export_flags(structured, export.read_only).to_be_bytes()],
+        &[&export.size.bytes().to_be_bytes(), &export_flags(style, export.read_only).to_be_bytes()],
     );
     if infos.name {
         info(info_type::NAME, &[name.as_bytes()]);
@@ -135,22 +139,6 @@ pub fn write_infos(out: &mut Vec<u8>, option: u32, export: &Export, name: &str, 
             &[&minimum.to_be_bytes(), &preferred.to_be_bytes(), &PAYLOAD_BYTES_MAX.to_be_bytes()],
         );
     }
-}
-
-/// What an export can do. It depends on nothing but the negotiation and whether it may be changed (safety rule 16).
-pub fn export_flags(structured: bool, read_only: bool) -> u16 {
-    let df = if structured { export_flag::SEND_DF } else { 0 };
-    let change = if read_only {
-        export_flag::READ_ONLY
-    } else {
-        export_flag::SEND_FUA | export_flag::SEND_TRIM | export_flag::SEND_WRITE_ZEROES
-    };
-    export_flag::HAS_FLAGS
-        | export_flag::SEND_FLUSH
-        | change
-        | export_flag::CAN_MULTI_CONN
-        | export_flag::SEND_CACHE
-        | df
 }
 
 fn parse_infos(data: &[u8]) -> Option<(String, Infos)> {
@@ -221,7 +209,9 @@ mod tests {
         longer.push(0);
         assert_eq!(ClientOption::parse(option_type::INFO, &longer), Err(option_reply::ERR_INVALID));
         assert_eq!(ClientOption::parse(option_type::GO, &[0xff; 6]), Err(option_reply::ERR_INVALID));
-        assert_eq!(ClientOption::parse(option_type::LIST, b"x"), Err(option_reply::ERR_INVALID));
+        for option in [option_type::LIST, option_type::STRUCTURED_REPLY, option_type::EXTENDED_HEADERS] {
+            assert_eq!(ClientOption::parse(option, b"x"), Err(option_reply::ERR_INVALID), "option {option}");
+        }
         let name = vec![b'x'; NAME_BYTES_MAX as usize + 1];
         assert_eq!(ClientOption::parse(option_type::EXPORT_NAME, &name), Err(option_reply::ERR_INVALID));
         assert_eq!(ClientOption::parse(option_type::EXPORT_NAME, b"\xff"), Err(option_reply::ERR_INVALID));
@@ -236,7 +226,7 @@ mod tests {
 
     #[test]
     fn options_to_come_are_unsupported() {
-        for option in [option_type::STARTTLS, option_type::EXTENDED_HEADERS, 4, 12, u32::MAX] {
+        for option in [option_type::STARTTLS, 4, 12, u32::MAX] {
             assert_eq!(ClientOption::parse(option, &[]), Err(option_reply::ERR_UNSUP), "option {option}");
         }
     }

@@ -94,6 +94,14 @@ impl Server {
         Ok(())
     }
 
+    /// The server is going away: what is under way goes on, and every later request is refused with ESHUTDOWN.
+    /// Harmless during the handshake, where it does nothing.
+    pub fn handle_leaving(&mut self) {
+        if let Phase::Transmission(transmission) = &mut self.phase {
+            transmission.handle_leaving();
+        }
+    }
+
     /// True when the export of the last [`Event::ExportWanted`] is asked for by LIST. Who has several answers by
     /// [`Server::handle_list`]; [`Server::handle_export`] lists the one without a name.
     pub fn is_list_wanted(&self) -> bool {

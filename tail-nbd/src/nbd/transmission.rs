@@ -1,9 +1,9 @@
 //! The request half of a connection after the handshake.
 
 use super::negotiation::Agreement;
-use super::reply;
+use super::reply::Answer;
 use super::request::{Checked, Command, Header, Request};
-use super::wire::{Error, REQUEST_BYTES};
+use super::wire::{EXTENDED_REQUEST_BYTES, Error};
 use crate::error::Violation;
 use alloc::vec::Vec;
 
@@ -12,13 +12,25 @@ use alloc::vec::Vec;
 pub struct Transmission {
     agreement: Agreement,
     state: State,
+    /// Every request from now on is refused with ESHUTDOWN.
+    leaving: bool,
 }
 
 #[derive(Debug)]
 enum State {
-    Header { partial: [u8; REQUEST_BYTES], filled: usize },
-    Payload { remaining: u32 },
-    Discard { remaining: u32, cookie: u64, error: Error },
+    /// `partial` has room for the longest kind of header.
+    Header {
+        partial: [u8; EXTENDED_REQUEST_BYTES],
+        filled: usize,
+    },
+    Payload {
+        remaining: u32,
+    },
+    Discard {
+        remaining: u32,
+        answer: Answer,
+        error: Error,
+    },
     Ended,
 }
 
@@ -31,12 +43,12 @@ pub enum Outcome {
     Disconnected,
 }
 
-const HEADER: State = State::Header { partial: [0; REQUEST_BYTES], filled: 0 };
+const HEADER: State = State::Header { partial: [0; EXTENDED_REQUEST_BYTES], filled: 0 };
 
 impl Transmission {
     /// Starts with what the handshake agreed on.
     pub fn new(agreement: Agreement) -> Self {
-        Self { agreement, state: HEADER }
+        Self { agreement, state: HEADER, leaving: false }
     }
 
     /// What the handshake agreed on.
@@ -61,36 +73,42 @@ impl Transmission {
         }
     }
 
+    /// The server is going away: what is under way goes on, every later request is refused with ESHUTDOWN.
+    pub fn handle_leaving(&mut self) {
+        self.leaving = true;
+    }
+
     /// Consumes a prefix of `bytes`, and appends refusals to `out`.
     ///
     /// # Errors
     /// When the peer broke the protocol: the connection is to be closed.
     pub fn handle_bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Outcome>), Violation> {
         let mut consumed = 0;
+        let header_bytes = self.agreement.style.request_bytes();
         loop {
             let rest = &bytes[consumed..];
             match &mut self.state {
                 State::Payload { .. } => return Ok((consumed, None)),
                 State::Ended => return Ok((bytes.len(), None)),
-                State::Discard { remaining, cookie, error } => {
+                State::Discard { remaining, answer, error } => {
                     let discarded = rest.len().min(*remaining as usize);
                     consumed += discarded;
                     *remaining -= u32::try_from(discarded).expect("it is at most a u32");
                     if *remaining > 0 {
                         return Ok((consumed, None));
                     }
-                    reply::write_error(out, self.agreement.structured, *cookie, *error);
+                    answer.write_error(out, *error);
                     self.state = HEADER;
                 }
                 State::Header { partial, filled } => {
-                    let taken = (REQUEST_BYTES - *filled).min(rest.len());
+                    let taken = (header_bytes - *filled).min(rest.len());
                     partial[*filled..*filled + taken].copy_from_slice(&rest[..taken]);
                     *filled += taken;
                     consumed += taken;
-                    if *filled < REQUEST_BYTES {
+                    if *filled < header_bytes {
                         return Ok((consumed, None));
                     }
-                    let header = Header::parse(partial)?;
+                    let header = Header::parse(&partial[..header_bytes], self.agreement.style)?;
                     if let Some(outcome) = self.handle_header(header)? {
                         return Ok((consumed, Some(outcome)));
                     }
@@ -112,16 +130,24 @@ impl Transmission {
     }
 
     fn handle_header(&mut self, header: Header) -> Result<Option<Outcome>, Violation> {
+        let answer = Answer { style: self.agreement.style, cookie: header.cookie, offset: header.offset };
         match header.check(&self.agreement)? {
             Checked::Request(request) => {
-                self.state = match request.command {
-                    Command::Write { range, .. } if range.length() > 0 => State::Payload { remaining: header.length },
-                    _ => HEADER,
+                // A payload that is refused was looked at: `check` has bounded it.
+                let payload_bytes = match request.command {
+                    Command::Write { range, .. } => u32::try_from(range.length()).expect("a payload is bounded"),
+                    _ => 0,
                 };
+                if self.leaving {
+                    self.state = State::Discard { remaining: payload_bytes, answer, error: Error::Eshutdown };
+                    return Ok(None);
+                }
+                self.state = if payload_bytes > 0 { State::Payload { remaining: payload_bytes } } else { HEADER };
                 Ok(Some(Outcome::Request(request)))
             }
             Checked::Rejected { error, payload_bytes } => {
-                self.state = State::Discard { remaining: payload_bytes, cookie: header.cookie, error };
+                let error = if self.leaving { Error::Eshutdown } else { error };
+                self.state = State::Discard { remaining: payload_bytes, answer, error };
                 Ok(None)
             }
             Checked::Disconnect => {

@@ -12,11 +12,17 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Start of a structured reply chunk.
 pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
+/// Start of a request with an extended header.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Start of a reply chunk with an extended header.
+pub const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Length of an option header, in bytes.
 pub const OPTION_HEADER_BYTES: usize = 16;
 /// Length of a request header, in bytes.
 pub const REQUEST_BYTES: usize = 28;
+/// Length of an extended request header, in bytes.
+pub const EXTENDED_REQUEST_BYTES: usize = 32;
 
 /// Handshake flags of the server.
 pub mod handshake_flag {
@@ -46,6 +52,8 @@ pub mod export_flag {
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     /// CACHE is understood.
     pub const SEND_CACHE: u16 = 1 << 10;
+    /// The FAST_ZERO flag is understood.
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
 }
 
 /// Options of the handshake.
@@ -68,7 +76,7 @@ pub mod option_type {
     pub const LIST_META_CONTEXT: u32 = 9;
     /// Choose metadata contexts.
     pub const SET_META_CONTEXT: u32 = 10;
-    /// Not supported yet.
+    /// Use headers with 64-bit lengths, and chunks for every reply.
     pub const EXTENDED_HEADERS: u32 = 11;
 }
 
@@ -92,6 +100,8 @@ pub mod option_reply {
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
     /// The data is too long.
     pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
+    /// Extended headers are in force, and there is no way back from them.
+    pub const ERR_EXT_HEADER_REQD: u32 = 1 << 31 | 10;
 }
 
 /// Pieces of information about an export.
@@ -136,8 +146,10 @@ pub mod command_flag {
     pub const DF: u16 = 1 << 2;
     /// One extent only.
     pub const REQ_ONE: u16 = 1 << 3;
-    /// Zeroes fast or not at all. Not offered yet.
+    /// Zeroes fast or not at all.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// The length is that of a payload; only with extended headers.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// Types of structured reply chunks.
@@ -150,6 +162,8 @@ pub mod chunk_type {
     pub const OFFSET_HOLE: u16 = 2;
     /// Extents of a metadata context.
     pub const BLOCK_STATUS: u16 = 5;
+    /// Extents of a metadata context with 64-bit lengths; with extended headers.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// An error.
     pub const ERROR: u16 = 1 << 15 | 1;
     /// An error at an offset.

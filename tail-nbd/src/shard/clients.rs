@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
-use crate::nbd::reply::{self, Extent};
+use crate::nbd::reply::Extent;
 use crate::nbd::request::{Command, Request};
 use crate::nbd::server::Event;
 use crate::nbd::wire::{Error, STATE_HOLE, STATE_ZERO};
@@ -258,7 +258,7 @@ impl Shard {
         }
         // What needs memory gets it before anything else happens.
         let bytes = match request.command {
-            Command::Read { .. } => transfer.read_piece(connection.is_structured()).length() as usize,
+            Command::Read { .. } => transfer.read_piece(connection.style()).length() as usize,
             _ => 0,
         };
         let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
@@ -322,22 +322,20 @@ impl Shard {
 
     /// A request about no bytes is done.
     fn answer_nothing(&mut self, token: Token, request: Request) {
-        self.reply(token, |batch, structured| match request.command {
-            Command::Read { range, .. } => {
-                reply::write_data_header(batch.headers(), structured, request.cookie, range.offset(), 0, true);
-            }
-            _ => reply::write_done(batch.headers(), request.cookie),
+        self.reply(token, &request, |batch, answer| match request.command {
+            Command::Read { range, .. } => answer.write_data_header(batch.headers(), range.offset(), 0, true),
+            _ => answer.write_done(batch.headers()),
         });
     }
 
     fn answer_status(&mut self, id: Token, range: crate::geometry::ByteRange, one: bool) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
-        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        let (connection, request) = (transfer.connection, transfer.request);
         let Some(disc) = self.discs.get(transfer.disc) else { return };
         match extents::runs(&disc.data, range, one) {
             Ok(runs) => {
                 let extents: Vec<Extent> = runs.iter().map(extent).collect();
-                self.reply(connection, |batch, _| reply::write_block_status(batch.headers(), cookie, &extents));
+                self.reply(connection, &request, |batch, answer| answer.write_block_status(batch.headers(), &extents));
             }
             Err(errno) => {
                 tracing::warn!(disc = %disc.number, %errno, "cannot tell what is allocated");
@@ -356,7 +354,7 @@ impl Shard {
 
 fn extent(run: &Run) -> Extent {
     let state = if run.hole { STATE_HOLE | STATE_ZERO } else { 0 };
-    Extent { length: u32::try_from(run.length).expect("a request is below 4 GiB"), state }
+    Extent { length: run.length, state }
 }
 
 /// Sets the socket up, and says who is at the other end.

@@ -6,6 +6,8 @@ use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
 use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
 use crate::metrics::Histogram;
+use crate::nbd::reply::Answer;
+use crate::nbd::request::Request;
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::slots::{Slots, Token};
@@ -226,18 +228,18 @@ impl Shard {
         self.batches.push(batch);
     }
 
-    /// Has `write` append to the replies of a connection, unless it is cut.
-    pub(super) fn reply(&mut self, token: Token, write: impl FnOnce(&mut Batch, bool)) {
+    /// Has `write` append its answer to the replies of a connection, unless it is cut.
+    pub(super) fn reply(&mut self, token: Token, request: &Request, write: impl FnOnce(&mut Batch, Answer)) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state == State::Cut {
             return;
         }
-        let structured = connection.is_structured();
+        let answer = Answer::new(connection.style(), request);
         let mut batch = match connection.filling.take() {
             Some(batch) => batch,
             None => self.spare_batch(),
         };
-        write(&mut batch, structured);
+        write(&mut batch, answer);
         if let Some(connection) = self.connections.get_mut(token) {
             connection.filling = Some(batch);
         }

@@ -17,8 +17,8 @@ impl Shard {
     /// Reads the next piece of a READ.
     pub(super) fn submit_read(&mut self, id: Token, buffer: Buffer) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let structured = self.connections.get(transfer.connection).is_some_and(|c| c.is_structured());
-        let range = transfer.read_piece(structured);
+        let Some(connection) = self.connections.get(transfer.connection) else { return };
+        let range = transfer.read_piece(connection.style());
         let Some(disc) = self.discs.get(transfer.disc) else { return };
         let file = Rc::clone(&disc.data);
         self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range }));
@@ -56,7 +56,7 @@ impl Shard {
             transfer.abandoned = true;
             return self.finish(id);
         }
-        let bytes = transfer.read_piece(connection.is_structured()).length() as usize;
+        let bytes = transfer.read_piece(connection.style()).length() as usize;
         let disc = transfer.disc;
         match self.take_buffer(disc, bytes) {
             Some(buffer) => self.submit_read(id, buffer),
@@ -116,12 +116,11 @@ impl Shard {
     fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Command::Read { range, .. } = transfer.request.command else { unreachable!("a read") };
-        let (connection, cookie, offset) =
-            (transfer.connection, transfer.request.cookie, range.offset() + transfer.done);
+        let (connection, request, offset) = (transfer.connection, transfer.request, range.offset() + transfer.done);
         transfer.done += length as u64;
         let last = transfer.done == range.length();
-        self.reply(connection, |batch, structured| {
-            reply::write_data_header(batch.headers(), structured, cookie, offset, length as u32, last);
+        self.reply(connection, &request, |batch, answer| {
+            answer.write_data_header(batch.headers(), offset, length as u32, last);
             batch.push_payload(buffer, length);
         });
         if last { self.finish(id) } else { self.continue_read(id) }
@@ -147,8 +146,8 @@ impl Shard {
         if transfer.error.is_some() {
             self.reply_error(id);
         } else {
-            let (connection, cookie) = (transfer.connection, transfer.request.cookie);
-            self.reply(connection, |batch, _| reply::write_done(batch.headers(), cookie));
+            let (connection, request) = (transfer.connection, transfer.request);
+            self.reply(connection, &request, |batch, answer| answer.write_done(batch.headers()));
         }
         self.finish(id);
     }
@@ -169,9 +168,9 @@ impl Shard {
 
     pub(super) fn reply_error(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        let (connection, request) = (transfer.connection, transfer.request);
         let error = transfer.error.unwrap_or(Error::Eio);
-        self.reply(connection, |batch, structured| reply::write_error(batch.headers(), structured, cookie, error));
+        self.reply(connection, &request, |batch, answer| answer.write_error(batch.headers(), error));
     }
 
     /// A request is over: its answer, if any, is in the batch.
@@ -251,9 +250,9 @@ impl Shard {
 
     fn answer_synced(&mut self, id: Token, durable: bool) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
-        let (connection, cookie) = (transfer.connection, transfer.request.cookie);
+        let (connection, request) = (transfer.connection, transfer.request);
         if durable {
-            self.reply(connection, |batch, _| reply::write_done(batch.headers(), cookie));
+            self.reply(connection, &request, |batch, answer| answer.write_done(batch.headers()));
         } else {
             transfer.error = Some(Error::Eio);
             self.reply_error(id);

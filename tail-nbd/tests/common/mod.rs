@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tail_nbd::nbd::client::{Client, Reply};
+use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
-use tail_nbd::nbd::wire::{REQUEST_BYTES, command_type, option_reply, option_type};
+use tail_nbd::nbd::wire::{EXTENDED_REQUEST_BYTES, chunk_type, command_type, option_reply, option_type};
 use tail_nbd::shard::{Access, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, Shards};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -124,16 +125,25 @@ impl Served {
 
     /// A client that is let in with the empty name.
     pub fn connect(&self) -> Peer {
-        self.connect_as("", true).expect("the export is there")
+        self.connect_with(Style::Structured)
+    }
+
+    /// A client that is let in with the empty name, and wants replies of this style.
+    pub fn connect_with(&self, style: Style) -> Peer {
+        self.connect_as("", style).expect("the export is there")
     }
 
     /// A client that asks for an export by GO; the error is the reply's type.
-    pub fn connect_as(&self, name: &str, structured: bool) -> Result<Peer, u32> {
+    pub fn connect_as(&self, name: &str, style: Style) -> Result<Peer, u32> {
         let mut peer = Peer { socket: self.socket(), client: Client::new(), replies: vec![] };
         let mut out = vec![];
         peer.client.write_flags(&mut out);
-        if structured {
-            peer.client.write_option(&mut out, option_type::STRUCTURED_REPLY, &[]);
+        if style.has_chunks() {
+            let option = match style {
+                Style::Extended => option_type::EXTENDED_HEADERS,
+                _ => option_type::STRUCTURED_REPLY,
+            };
+            peer.client.write_option(&mut out, option, &[]);
             peer.client.write_contexts(&mut out, option_type::SET_META_CONTEXT, name, &["base:allocation"]);
         }
         peer.client.write_go(&mut out, option_type::GO, name, &[]);
@@ -173,14 +183,14 @@ impl Peer {
 
     /// Sends a request with its payload.
     pub fn send(&mut self, header: Header, payload: &[u8]) {
-        let mut out = Vec::with_capacity(REQUEST_BYTES + payload.len());
+        let mut out = Vec::with_capacity(EXTENDED_REQUEST_BYTES + payload.len());
         self.client.write_request(&mut out, header);
         out.extend_from_slice(payload);
         self.socket.write_all(&out).unwrap();
     }
 
-    /// One request after the other: the error, and the data of a read.
-    pub fn ask(&mut self, command: u16, flags: u16, offset: u64, length: u32, payload: &[u8]) -> (u32, Vec<u8>) {
+    /// One request after the other: the error, and the data of a read or of a block status.
+    pub fn ask(&mut self, command: u16, flags: u16, offset: u64, length: u64, payload: &[u8]) -> (u32, Vec<u8>) {
         let cookie = 0x1234;
         self.send(Header { flags, command, cookie, offset, length }, payload);
         let (mut error, mut data) = (0, vec![]);
@@ -190,12 +200,18 @@ impl Peer {
             let last = !matches!(reply, Reply::Chunk { done: false, .. });
             match reply {
                 Reply::Simple { data, .. } => return (error, data),
-                Reply::Chunk { kind: 1, data: chunk, .. } => {
+                Reply::Chunk { kind: chunk_type::OFFSET_HOLE, data: chunk, .. } => {
+                    let at = u64::from_be_bytes(chunk[..8].try_into().unwrap()) - offset;
+                    let hole = u32::from_be_bytes(chunk[8..].try_into().unwrap());
+                    data.resize(data.len().max(at as usize + hole as usize), 0);
+                }
+                Reply::Chunk { kind: chunk_type::OFFSET_DATA, data: chunk, .. } => {
                     let at = u64::from_be_bytes(chunk[..8].try_into().unwrap()) - offset;
                     data.resize(data.len().max(at as usize + chunk.len() - 8), 0);
                     data[at as usize..at as usize + chunk.len() - 8].copy_from_slice(&chunk[8..]);
                 }
-                Reply::Chunk { kind: 5, data: chunk, .. } => data = chunk[4..].to_vec(),
+                Reply::Chunk { kind: chunk_type::BLOCK_STATUS, data: chunk, .. } => data = chunk[4..].to_vec(),
+                Reply::Chunk { kind: chunk_type::BLOCK_STATUS_EXT, data: chunk, .. } => data = chunk[8..].to_vec(),
                 _ => {}
             }
             if last {
@@ -205,7 +221,7 @@ impl Peer {
     }
 
     pub fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
-        let (error, data) = self.ask(command_type::READ, 0, offset, length, &[]);
+        let (error, data) = self.ask(command_type::READ, 0, offset, length.into(), &[]);
         assert_eq!(error, 0, "a read of {length} at {offset}");
         assert_eq!(data.len(), length as usize);
         data
@@ -216,7 +232,7 @@ impl Peer {
     }
 
     pub fn try_write(&mut self, offset: u64, payload: &[u8]) -> u32 {
-        self.ask(command_type::WRITE, 0, offset, payload.len() as u32, payload).0
+        self.ask(command_type::WRITE, 0, offset, payload.len() as u64, payload).0
     }
 
     /// True when the server closes the connection before anything else comes.

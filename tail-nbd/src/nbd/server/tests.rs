@@ -1,13 +1,16 @@
 use super::*;
 use crate::geometry::DiscSize;
 use crate::nbd::client::{Client, Reply};
+use crate::nbd::fuzz;
+use crate::nbd::offer::Style;
+use crate::nbd::reply::Answer;
 use crate::nbd::request::{Command, Header};
 use crate::nbd::wire::{Error, command_type, info_type, option_reply, option_type};
-use crate::nbd::{fuzz, reply};
 use alloc::vec;
 use proptest::prelude::*;
 
 const SIZE: u64 = 1 << 20;
+const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
 
 fn export() -> Export {
     Export { size: DiscSize::from_bytes(SIZE).unwrap(), description: "a disc".into(), read_only: false }
@@ -62,13 +65,13 @@ impl Driver {
             }
             Event::Closed => self.closed = true,
             Event::Request(request) => {
-                let structured = self.server.agreement().unwrap().structured;
+                let answer = Answer::new(self.server.agreement().unwrap().style, &request);
                 if let Command::Read { range, .. } = request.command {
                     let length = u32::try_from(range.length()).unwrap();
-                    reply::write_data_header(&mut self.out, structured, request.cookie, range.offset(), length, true);
+                    answer.write_data_header(&mut self.out, range.offset(), length, true);
                     self.out.extend((range.offset()..range.end()).map(|offset| offset as u8));
                 } else {
-                    reply::write_done(&mut self.out, request.cookie);
+                    answer.write_done(&mut self.out);
                 }
             }
         }
@@ -76,12 +79,15 @@ impl Driver {
 }
 
 /// A client's whole life, as bytes.
-fn script(client: &mut Client, structured: bool) -> Vec<u8> {
+fn script(client: &mut Client, style: Style) -> Vec<u8> {
     let mut bytes = vec![];
     client.write_flags(&mut bytes);
     client.write_option(&mut bytes, 999, b"what is this");
-    if structured {
-        client.write_option(&mut bytes, option_type::STRUCTURED_REPLY, &[]);
+    if style.has_chunks() {
+        let option =
+            if style == Style::Extended { option_type::EXTENDED_HEADERS } else { option_type::STRUCTURED_REPLY };
+        client.write_option(&mut bytes, option, &[]);
+        client.assume_style(style);
         client.write_contexts(&mut bytes, option_type::SET_META_CONTEXT, "key", &["base:allocation", "x:y"]);
     }
     client.write_go(&mut bytes, option_type::INFO, "no such name", &[]);
@@ -106,8 +112,8 @@ fn run(pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>) {
 
 #[test]
 fn a_whole_life_cut_at_every_byte_is_the_same_life() {
-    for structured in [false, true] {
-        let bytes = script(&mut Client::new(), structured);
+    for style in STYLES {
+        let bytes = script(&mut Client::new(), style);
         let whole = run(&[&bytes]);
         for cut in 0..=bytes.len() {
             assert_eq!(run(&[&bytes[..cut], &bytes[cut..]]), whole, "cut at {cut}");
@@ -119,9 +125,9 @@ fn a_whole_life_cut_at_every_byte_is_the_same_life() {
 
 #[test]
 fn the_client_understands_the_server() {
-    for structured in [false, true] {
+    for style in STYLES {
         let mut client = Client::new();
-        let bytes = script(&mut client, structured);
+        let bytes = script(&mut client, style);
         let (_, out) = run(&[&bytes]);
         let mut replies = vec![];
         for piece in out.chunks(3) {
@@ -135,7 +141,7 @@ fn the_client_understands_the_server() {
             .collect();
         let (unsup, unknown, ack) = (option_reply::ERR_UNSUP, option_reply::ERR_UNKNOWN, option_reply::ACK);
         let (info, context) = (option_reply::INFO, option_reply::META_CONTEXT);
-        let wanted = if structured {
+        let wanted = if style.has_chunks() {
             vec![unsup, ack, context, ack, unknown, info, info, ack]
         } else {
             vec![unsup, unknown, info, info, ack]
@@ -226,10 +232,88 @@ fn what_ends_a_handshake() {
     assert!(driver.closed, "unknown client flags");
 }
 
+#[test]
+fn extended_headers_come_once_and_for_all() {
+    let types = |replies: &[Reply]| -> Vec<u32> {
+        replies.iter().filter_map(|r| if let Reply::Option { reply, .. } = r { Some(*reply) } else { None }).collect()
+    };
+    let (replies, _) = replies_to(|c, out| {
+        c.write_option(out, option_type::STRUCTURED_REPLY, &[]);
+        c.write_option(out, option_type::EXTENDED_HEADERS, b"no data");
+        c.write_option(out, option_type::EXTENDED_HEADERS, &[]);
+        c.write_option(out, option_type::EXTENDED_HEADERS, &[]);
+        c.write_option(out, option_type::STRUCTURED_REPLY, &[]);
+        c.write_contexts(out, option_type::LIST_META_CONTEXT, "key", &[]);
+    });
+    let (ack, context) = (option_reply::ACK, option_reply::META_CONTEXT);
+    let (invalid, no_way_back) = (option_reply::ERR_INVALID, option_reply::ERR_EXT_HEADER_REQD);
+    assert_eq!(types(&replies), [ack, invalid, ack, ack, no_way_back, context, ack]);
+    let (replies, closed) = replies_to(|c, out| {
+        c.write_option(out, option_type::EXTENDED_HEADERS, &[]);
+        c.write_option(out, option_type::EXPORT_NAME, b"key");
+    });
+    assert!(types(&replies) == [ack] && closed, "EXPORT_NAME cannot follow: {replies:?}");
+}
+
+#[test]
+fn the_flags_of_an_export_say_what_is_accepted() {
+    for style in STYLES {
+        let (replies, _) = replies_to(|c, out| {
+            match style {
+                Style::Simple => {}
+                Style::Structured => c.write_option(out, option_type::STRUCTURED_REPLY, &[]),
+                Style::Extended => c.write_option(out, option_type::EXTENDED_HEADERS, &[]),
+            }
+            c.write_go(out, option_type::INFO, "key", &[]);
+        });
+        let flags = replies.iter().find_map(|reply| match reply {
+            Reply::Option { reply: option_reply::INFO, data, .. } => Some(u16::from_be_bytes([data[10], data[11]])),
+            _ => None,
+        });
+        // Bits 0 to 12 of proto.md: no READ_ONLY, ROTATIONAL, RESIZE, and no choice of contexts.
+        let df = if style.has_chunks() { 1 << 7 } else { 0 };
+        assert_eq!(flags, Some(0b1101_0110_1101 | df), "{style:?}");
+    }
+}
+
+#[test]
+fn a_server_that_leaves_finishes_what_is_under_way_and_refuses_the_rest() {
+    for style in STYLES {
+        let (mut client, mut before) = (Client::new(), vec![]);
+        client.write_flags(&mut before);
+        match style {
+            Style::Simple => {}
+            Style::Structured => client.write_option(&mut before, option_type::STRUCTURED_REPLY, &[]),
+            Style::Extended => client.write_option(&mut before, option_type::EXTENDED_HEADERS, &[]),
+        }
+        client.assume_style(style);
+        client.write_go(&mut before, option_type::GO, "key", &[]);
+        let header = |command, cookie, length| Header { flags: 0, command, cookie, offset: 0, length };
+        client.write_request(&mut before, header(command_type::WRITE, 1, 6));
+        before.extend_from_slice(b"hal");
+        let mut after = b"ves".to_vec();
+        client.write_request(&mut after, header(command_type::WRITE, 2, 4));
+        after.extend_from_slice(b"late");
+        client.write_request(&mut after, header(command_type::READ, 3, 4));
+        client.write_request(&mut after, header(99, 4, 0));
+        client.write_request(&mut after, header(command_type::DISC, 5, 0));
+        let mut driver = Driver::new();
+        driver.feed(&before);
+        driver.server.handle_leaving();
+        driver.feed(&after);
+        let mut replies = vec![];
+        client.handle_bytes(&driver.out, &mut replies).unwrap();
+        let errors: Vec<u32> = replies.split_off(replies.len() - 4).iter().map(Reply::error).collect();
+        let late = Error::Eshutdown.code();
+        assert_eq!(errors, [0, late, late, late], "{style:?}");
+        assert!(driver.closed, "DISC is understood");
+    }
+}
+
 proptest! {
     #[test]
-    fn random_cuts_change_nothing(cuts in proptest::collection::vec(0usize..600, 0..12), structured: bool) {
-        let bytes = script(&mut Client::new(), structured);
+    fn random_cuts_change_nothing(cuts in proptest::collection::vec(0usize..600, 0..12), style in 0usize..3) {
+        let bytes = script(&mut Client::new(), STYLES[style]);
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
@@ -256,17 +340,16 @@ proptest! {
 
     #[test]
     fn no_requests_break_the_transmission(
-        requests in proptest::collection::vec((0u16..10, 0u16..64, 0u64..(2 << 20), 0u32..2000), 0..12),
+        requests in proptest::collection::vec((0u16..10, 0u16..64, 0u64..(2 << 20), 0u64..2000), 0..12),
         choice: u8,
         tail in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let mut bytes = vec![choice];
         for (cookie, (command, flags, offset, length)) in requests.into_iter().enumerate() {
             let header = Header { flags, command, cookie: cookie as u64, offset, length };
-            bytes.extend_from_slice(&header.to_bytes());
-            if command == command_type::WRITE {
-                bytes.extend(core::iter::repeat_n(1, length as usize));
-            }
+            let style = STYLES[usize::from(choice & 3).min(2)];
+            header.write(&mut bytes, style);
+            bytes.extend(core::iter::repeat_n(1, header.payload_bytes(style) as usize));
         }
         bytes.extend_from_slice(&tail);
         fuzz::fuzz_transmission(&bytes);
