@@ -8,6 +8,7 @@ use crate::connection::transfer::Transfer;
 use crate::connection::{self, Connection};
 use crate::disc::State;
 use crate::disc::extents::{self, Run};
+use crate::error::Errno;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
 };
@@ -113,8 +114,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return };
         self.current = Some(connection.disc);
         connection.receiving = false;
-        // The deadline of a connection that is being closed stays.
-        if connection.server.is_midway() && connection.state == connection::State::Open {
+        // The deadline of a connection that is being closed stays, and so does that of one which sent nothing.
+        let interrupted = matches!(completion.result, Err(Errno(libc::EINTR | libc::EAGAIN)));
+        if connection.server.is_midway() && connection.state == connection::State::Open && !interrupted {
             connection.deadline = None;
         }
         let count = match completion.result {

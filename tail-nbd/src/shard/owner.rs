@@ -200,7 +200,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.invariants();
         if let Some(op) = connection.next_receive() {
-            let midway = connection.server.is_midway();
+            let midway = connection.server.is_midway() && connection.deadline.is_none();
             self.outbox.push_back((Owner::Receive(token), op));
             if midway {
                 self.set_deadline(token, self.patience.stall_seconds);

@@ -4,6 +4,7 @@ use super::handle::ShardEvent;
 use super::owner::Shard;
 use crate::buffer::Buffer;
 use crate::connection::State;
+use crate::disc;
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::nbd::reply;
@@ -231,6 +232,12 @@ impl Shard {
     pub(super) fn handle_synced(&mut self, token: Token, result: Result<u32, Errno>) {
         let Some(disc) = self.discs.get_mut(token) else { return };
         self.current = Some(token);
+        let is_wanted = disc.barrier.is_running() || matches!(disc.state, disc::State::Closing { syncing: true, .. });
+        if is_wanted && matches!(result, Err(Errno(libc::EINTR | libc::EAGAIN))) {
+            // It did not come to its end, which is not the failure that Linux tells once only.
+            let file = Rc::clone(&disc.data);
+            return self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));
+        }
         if !disc.barrier.is_running() {
             // It is the last one of a disc that is being closed, or was started before a panic.
             return self.finish_close(token, result);
