@@ -206,3 +206,34 @@ fn the_proof_of_kvm_ends_by_itself() {
         assert_eq!(kvm::works(&proof, "another boot", "10").await, works, "it is proven again");
     });
 }
+
+#[test]
+fn b07_every_hardware_profile_starts() {
+    in_namespace(async || {
+        let mut bench = Bench::new().await;
+        let mut discs = Vec::new();
+        // More than the IDE cables have ends.
+        for _ in 0..5 {
+            discs.push(Disc::new(&bench, "k").await);
+        }
+        let discs: Vec<_> = discs.iter().map(|disc| (disc, disc.resource())).collect();
+        for profile in spine::hardware::HARDWARE_PROFILES {
+            let mut vm = machine(discs[0].0);
+            vm["hardware_profile"] = json!(profile);
+            vm["keymap"] = json!("en-gb");
+            vm["balloon_on"] = json!(true);
+            let of_profile = |(_, resource): &(&Disc, serde_json::Value)| {
+                let mut resource = resource.clone();
+                resource["model"] = json!(spine::hardware::MODEL_OF_PROFILE);
+                resource
+            };
+            vm["discs"] = discs.iter().map(of_profile).collect();
+            let card = |(n, model): (usize, &str)| json!({"mac": format!("fe:ff:00:00:00:0{n}"), "vlan_id": 1, "model": model});
+            vm["network_interfaces"] = ["", "virtio", "e1000", "rtl8139"].into_iter().enumerate().map(card).collect();
+            bench.create("1", &vm).await.unwrap_or_else(|refusal| panic!("{profile}: {refusal:?}"));
+            let mut serial = bench.serial("1").await;
+            guest_runs(&mut serial).await;
+            bench.remove("1", "next").await.unwrap();
+        }
+    });
+}
