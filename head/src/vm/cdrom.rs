@@ -40,8 +40,22 @@ async fn remove(monitor: &Monitor, node: &str) -> Result<(), MonitorError> {
     monitor.execute("blockdev-del", json!({"node-name": node}), COMMAND_DEADLINE).await.map(drop)
 }
 
-/// Opens the tray, by force: the guest may have locked it.
+/// How often the guest may close the tray in between: firmware does so once or twice as it starts.
+const SWAP_TRIES: usize = 5;
+
 async fn swap(monitor: &Monitor, occupied: bool, node: Option<&str>) -> Result<(), MonitorError> {
+    let mut tries = 1;
+    loop {
+        match try_swap(monitor, occupied, node).await {
+            // An empty drive can be emptied again: nothing of the last try is in the way of the next.
+            Err(MonitorError::Refused { .. }) if tries < SWAP_TRIES => tries += 1,
+            result => return result,
+        }
+    }
+}
+
+/// Opens the tray, by force: the guest may have locked it.
+async fn try_swap(monitor: &Monitor, occupied: bool, node: Option<&str>) -> Result<(), MonitorError> {
     let drive = || json!({"id": CDROM_DEVICE});
     monitor.execute("blockdev-open-tray", json!({"id": CDROM_DEVICE, "force": true}), COMMAND_DEADLINE).await?;
     if occupied {
