@@ -101,6 +101,10 @@ pub fn complaint(error: &MonitorError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::UnixListener,
+    };
 
     #[test]
     fn r095_a_url_is_only_ever_a_url() {
@@ -110,5 +114,45 @@ mod tests {
             "url": "http://a/x.iso,driver=file?json:{}",
         });
         assert_eq!(medium, wanted);
+    }
+    /// qemu with a drive, and a guest that closes its tray `closings` times just before a medium goes in.
+    /// Returns what it was told.
+    async fn swap_while_the_guest_closes(closings: usize) -> (Result<(), MonitorError>, Vec<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let qemu = tokio::spawn(async move {
+            let (read, mut write) = listener.accept().await.unwrap().0.into_split();
+            let (mut lines, mut told, mut closings) = (BufReader::new(read).lines(), Vec::new(), closings);
+            write.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let command: Value = serde_json::from_str(&line).unwrap();
+                let name = command["execute"].as_str().unwrap().to_owned();
+                let closed = name == "blockdev-insert-medium" && closings > 0;
+                closings -= usize::from(closed);
+                told.push(name);
+                let answer = match closed {
+                    true => json!({"error": {"class": "GenericError", "desc": "closed"}, "id": command["id"]}),
+                    false => json!({"return": {}, "id": command["id"]}),
+                };
+                write.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            }
+            told
+        });
+        let monitor = Monitor::connect(&path, COMMAND_DEADLINE).await.unwrap();
+        let swapped = swap(&monitor, false, Some("cd-a")).await;
+        drop(monitor);
+        // After the handshake's two.
+        (swapped, qemu.await.unwrap().split_off(2))
+    }
+
+    #[tokio::test]
+    async fn r089_a_guest_that_closes_the_tray_meanwhile_gets_its_cd() {
+        let (swapped, told) = swap_while_the_guest_closes(1).await;
+        swapped.unwrap();
+        let (open, insert) = ("blockdev-open-tray", "blockdev-insert-medium");
+        assert_eq!(told, [open, insert, open, insert, "blockdev-close-tray"]);
+        let (swapped, told) = swap_while_the_guest_closes(usize::MAX).await;
+        assert!(swapped.is_err() && told.len() == 2 * SWAP_TRIES, "it is given up some time: {told:?}");
     }
 }
