@@ -114,6 +114,13 @@ const _: () = assert!(BATCH_PARTS_MAX <= 1024);
 /// it is far below the protocol's 2^20.
 pub const EXTENTS_MAX: usize = 128;
 
+/// A read that is shorter than this is not looked at for holes, and shorter holes in a longer one are read, in bytes:
+/// two `lseek`s cost about a microsecond, a tenth of reading and sending as much.
+pub const SPARSE_BYTES_MIN: u64 = 32 << 10;
+
+/// How often one piece of a read is looked at for holes; what is left is read.
+pub const SPARSE_LOOKS_MAX: u32 = 4;
+
 /// Orders waiting for a shard; the control thread waits when it is full.
 pub const MAILBOX_LETTERS_MAX: usize = 64;
 

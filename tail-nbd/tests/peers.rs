@@ -213,6 +213,9 @@ fn fault3_a_full_pool_is_an_error_for_the_guest_and_not_the_end() {
     // This file system has no ZERO_RANGE: zeroes are written.
     let no_hole = command_flag::NO_HOLE;
     assert_eq!(peer.ask(command_type::WRITE_ZEROES, no_hole, 2 * MIB + 1, (1 << 19) - 2, &[]).0, 0);
+    // So it refuses to make them fast, and changes nothing.
+    let fast = no_hole | command_flag::FAST_ZERO;
+    assert_eq!(peer.ask(command_type::WRITE_ZEROES, fast, 2 * MIB, 1 << 19, &[]).0, Error::Enotsup.code());
     let mut wanted = vec![0; 1 << 19];
     wanted[0] = pattern(3, 1)[0];
     *wanted.last_mut().unwrap() = *pattern(3, 1 << 19).last().unwrap();

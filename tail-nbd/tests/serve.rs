@@ -11,7 +11,7 @@ use tail_nbd::limits::{PAYLOAD_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use tail_nbd::nbd::client::Reply;
 use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
-use tail_nbd::nbd::wire::{Error, command_flag, command_type, option_reply, option_type};
+use tail_nbd::nbd::wire::{Error, chunk_type, command_flag, command_type, option_reply, option_type};
 use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
 
 const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
@@ -104,6 +104,8 @@ fn many_requests_in_flight_get_each_its_own_answer() {
 fn a_client_that_reads_nothing_starves_no_other() {
     let tail = Tail::start(1);
     let (greedy, modest) = (tail.serve(1, 64 * MIB), tail.serve(2, 64 * MIB));
+    // Holes would cost nothing.
+    tail.file(1).write_all_at(&vec![1; 64 << 20], 0).unwrap();
     let mut peers = vec![];
     for _ in 0..3 {
         let mut peer = greedy.connect();
@@ -151,7 +153,8 @@ fn zeroes_holes_and_what_block_status_says() {
     let (error, data) = peer.ask(command_type::BLOCK_STATUS, 0, 0, 8 << 20, &[]);
     let fields: Vec<u32> = data.chunks(4).map(|field| u32::from_be_bytes(field.try_into().unwrap())).collect();
     assert_eq!((error, fields.chunks(2).map(|extent| extent[0]).sum::<u32>()), (0, 8 << 20));
-    assert_eq!(fields[..2], [2 << 20, 3], "a hole that reads as zeroes comes first");
+    // Zeroes that stay allocated, but were never written, may count as one too.
+    assert!(fields[0] >= 2 << 20 && fields[1] == 3, "a hole that reads as zeroes comes first: {fields:?}");
     let (_, one) = peer.ask(command_type::BLOCK_STATUS, command_flag::REQ_ONE, 3 * MIB, 5 << 20, &[]);
     assert_eq!(one, [(1u32 << 20).to_be_bytes(), 0u32.to_be_bytes()].concat(), "REQ_ONE: one extent");
     assert_eq!(peer.ask(command_type::CACHE, 0, 0, 8 << 20, &[]).0, 0);
@@ -286,6 +289,7 @@ fn rule15_who_comes_back_during_a_resize_is_told_the_new_size() {
     let patience = Patience { drain_seconds: 2, ..Patience::default() };
     let tail = Tail::start_with(1, patience);
     let disc = tail.serve(1, 64 * MIB);
+    tail.file(1).write_all_at(&vec![1; 64 << 20], 0).unwrap();
     // This one takes no replies, so the resize waits for its deadline.
     let mut slow = disc.connect();
     let header =
@@ -488,4 +492,124 @@ fn a_stop_ends_all_threads_with_clients_still_there() {
     drop(tail);
     assert!(start.elapsed() < PATIENCE);
     assert!(peers.iter_mut().all(|peer| peer.is_closed()));
+}
+
+/// The chunks of a READ: offset, length, and whether it is a hole.
+fn chunks_of_read(peer: &mut common::Peer, flags: u16, offset: u64, length: u64) -> Vec<(u64, u64, bool)> {
+    peer.send(Header { flags, command: command_type::READ, cookie: 9, offset, length }, &[]);
+    let mut chunks = vec![];
+    loop {
+        let Some(Reply::Chunk { done, kind, data, .. }) = peer.next() else { panic!("a chunk") };
+        let at = u64::from_be_bytes(data[..8].try_into().unwrap());
+        match kind {
+            chunk_type::OFFSET_HOLE => {
+                chunks.push((at, u32::from_be_bytes(data[8..].try_into().unwrap()).into(), true));
+            }
+            chunk_type::OFFSET_DATA => chunks.push((at, data.len() as u64 - 8, false)),
+            other => panic!("chunk type {other}"),
+        }
+        if done {
+            return chunks;
+        }
+    }
+}
+
+#[test]
+fn a_read_leaves_out_holes_unless_it_must_be_whole() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 64 * MIB);
+    for style in [Style::Structured, Style::Extended] {
+        let mut peer = disc.connect_with(style);
+        assert_eq!(peer.ask(command_type::TRIM, 0, 0, 64 * MIB, &[]).0, 0);
+        assert_eq!(chunks_of_read(&mut peer, 0, 0, 64 * MIB), [(0, 64 * MIB, true)], "64 MiB in one chunk of 12 bytes");
+        peer.write(2 * MIB, &pattern(1, 1 << 20));
+        let wanted = [(0, 2 * MIB, true), (2 * MIB, MIB, false), (3 * MIB, 61 * MIB, true)];
+        assert_eq!(chunks_of_read(&mut peer, 0, 0, 64 * MIB), wanted, "{style:?}");
+        let odd = [(MIB + 1, MIB - 1, true), (2 * MIB, 5, false)];
+        assert_eq!(chunks_of_read(&mut peer, 0, MIB + 1, MIB + 4), odd);
+        let whole = chunks_of_read(&mut peer, command_flag::DF, 0, 4 * MIB);
+        assert_eq!(whole, [(0, 4 * MIB, false)], "DF: one chunk with the zeroes in it");
+        assert!(peer.read(2 * MIB, 1 << 20) == pattern(1, 1 << 20));
+    }
+}
+
+#[test]
+fn a_write_that_was_answered_is_in_every_later_read() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 64 * MIB);
+    let (mut writer, mut reader) = (disc.connect(), disc.connect_with(Style::Extended));
+    // The reader looks at the hole again and again while it is being filled.
+    for step in 0..64u64 {
+        let offset = (step * 37 % 64) * MIB + 4096;
+        assert_eq!(reader.read(offset - 4096, 65_536).iter().filter(|byte| **byte != 0).count(), 0);
+        for cookie in 0..4 {
+            let header = Header { flags: 0, command: command_type::READ, cookie, offset: 0, length: 32 * MIB };
+            reader.send(header, &[]);
+        }
+        writer.write(offset, &[0xab; 512]);
+        let mut answered = 0;
+        while answered < 4 {
+            answered += usize::from(!matches!(reader.next().unwrap(), Reply::Chunk { done: false, .. }));
+        }
+        assert_eq!(reader.read(offset - 4096, 65_536)[4096..4608], [0xab; 512], "step {step}");
+    }
+}
+
+#[test]
+fn fault13_only_flush_and_fua_sync() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 4 * MIB);
+    let mut peer = disc.connect_with(Style::Extended);
+    let syncs = || tail.status(disc.number).counters.syncs_count;
+    for block in 0..500 {
+        peer.write(block * 4096, &[1; 4096]);
+    }
+    assert_eq!(peer.ask(command_type::WRITE_ZEROES, 0, 0, MIB, &[]).0, 0);
+    assert_eq!(peer.ask(command_type::TRIM, 0, MIB, MIB, &[]).0, 0);
+    assert_eq!(syncs(), 0, "no write, zero or trim is synced of itself");
+    assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, 0);
+    assert_eq!(syncs(), 1);
+    for (step, command) in [command_type::WRITE, command_type::WRITE_ZEROES, command_type::TRIM].iter().enumerate() {
+        let payload: &[u8] = if *command == command_type::WRITE { b"fua!" } else { &[] };
+        assert_eq!(peer.ask(*command, command_flag::FUA, 0, 4, payload).0, 0);
+        assert_eq!(syncs(), 2 + step as u64);
+    }
+    assert_eq!(peer.ask(command_type::READ, command_flag::FUA, 0, 4, &[]).0, 0, "FUA means nothing to a read");
+    assert_eq!(syncs(), 4);
+}
+
+#[test]
+fn a_stop_finishes_what_is_in_flight_and_refuses_the_rest_but_no_guest_sees_an_error() {
+    let key = Secret::new("a machine's key");
+    for guest in [false, true] {
+        let mut tail = Tail::start(1);
+        let file = tail.file(1);
+        file.write_all_at(&vec![1; 24 << 20], 0).unwrap();
+        let access = match guest {
+            true => Access::Attachments(vec![(LOOPBACK, key.hash())]),
+            false => Access::List(vec![LOOPBACK]),
+        };
+        let disc = tail.serve_file(1, file, 24 * MIB, access);
+        let mut peer = disc.connect_as(if guest { key.reveal() } else { "" }, Style::Extended).unwrap();
+        let read = |cookie| Header { flags: 0, command: command_type::READ, cookie, offset: 0, length: 24 * MIB };
+        // More than the sockets hold, so that it is in flight until we take it.
+        peer.send(read(1), &[]);
+        tail.wait_for(disc.number, "it is worked on", |s| s.clients.iter().any(|c| c.requests_in_flight_count == 1));
+        let stopped = tail.begin_stop();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(disc.address).is_ok() {
+            assert!(std::time::Instant::now() < deadline, "nobody is accepted after the stop");
+        }
+        peer.send(read(2), &[]);
+        let (mut bytes, mut late) = (0, vec![]);
+        while let Some(reply) = peer.next() {
+            match &reply {
+                Reply::Chunk { cookie: 1, kind: chunk_type::OFFSET_DATA, data, .. } => bytes += data.len() as u64 - 8,
+                other => late.push(other.error()),
+            }
+        }
+        assert_eq!(bytes, 24 * MIB, "what was in flight is answered");
+        assert_eq!(late, if guest { vec![] } else { vec![Error::Eshutdown.code()] }, "guest: {guest}");
+        tail.runtime.block_on(stopped).unwrap();
+    }
 }

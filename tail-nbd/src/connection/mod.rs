@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   accept ─▶ Open ──DISC, resize, close──▶ Draining ──all answered and sent──▶ Cut ──no operation left──▶ gone
+//!              ├──the tail stops──▶ Leaving ──all answered and sent──────────────▶┤
 //!              └──violation, error, withdrawal, deadline──────────────────────────▶┘
 //! ```
 //!
 //! * Open: requests are read and started.
+//! * Leaving: the tail stops. Requests are refused with ESHUTDOWN until all that was started is answered. A machine's
+//!   disc is never left so: qemu hands that error to the guest, while without an answer it asks again elsewhere;
 //! * Draining: nothing new is started; what is in flight is answered and sent.
 //! * Cut: the socket is shut down, nothing is answered; the connection stays until its last operation is over,
 //!   because a withdrawal is answered only then (safety rule 4).
@@ -76,6 +79,8 @@ pub struct Connection {
 pub enum State {
     /// Requests are read and started.
     Open,
+    /// Requests are read and refused with ESHUTDOWN.
+    Leaving,
     /// What is in flight is answered.
     Draining,
     /// It waits for its last operation.
@@ -125,6 +130,17 @@ impl Connection {
         self.in_flight_count == 0 && !self.sending && self.filling.as_ref().is_none_or(|batch| batch.is_empty())
     }
 
+    /// True when requests are read from it.
+    pub fn is_reading(&self) -> bool {
+        matches!(self.state, State::Open | State::Leaving)
+    }
+
+    /// True when a connection that is leaving has nothing left to do.
+    pub fn has_left(&self) -> bool {
+        let idle = self.input.is_none() && self.landing.is_none() && !self.is_waiting();
+        self.state == State::Leaving && idle && self.is_drained()
+    }
+
     /// How requests and replies look, once that is agreed on.
     pub fn style(&self) -> Style {
         self.server.agreement().map_or(Style::Simple, |agreement| agreement.style)
@@ -133,7 +149,7 @@ impl Connection {
     /// Conditions that hold between turns.
     pub fn invariants(&self) {
         assert!(self.state != State::Cut || self.landing.is_none(), "a cut connection takes no payload");
-        assert!(self.state == State::Open || self.pending.is_none(), "only an open connection starts requests");
+        assert!(self.is_reading() || self.pending.is_none(), "only a connection that is read from starts requests");
         assert!(self.grant.is_some() || self.in_flight_count == 0, "a request of nobody");
     }
 }

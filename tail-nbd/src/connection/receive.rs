@@ -1,6 +1,6 @@
 //! What a connection receives, and where to.
 
-use super::{Connection, State};
+use super::Connection;
 use crate::buffer::Buffer;
 use crate::geometry::ByteRange;
 use crate::limits::{PIECE_BYTES, RECEIVE_AFTER_LARGE_BYTES, RECEIVE_BYTES, REQUESTS_IN_FLIGHT_MAX};
@@ -92,7 +92,7 @@ impl Connection {
 
     /// The receive that is to be started now, if any. To receive nothing is the back-pressure.
     pub fn next_receive(&mut self) -> Option<Op> {
-        if self.state != State::Open || self.receiving || self.input.is_some() || self.is_waiting() {
+        if !self.is_reading() || self.receiving || self.input.is_some() || self.is_waiting() {
             return None;
         }
         let (socket, has_room) = (Rc::clone(&self.socket), self.has_room());

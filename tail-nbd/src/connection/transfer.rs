@@ -2,7 +2,7 @@
 
 use crate::error::Errno;
 use crate::geometry::ByteRange;
-use crate::limits::{PAYLOAD_BYTES_MAX, PIECE_BYTES};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::nbd::offer::Style;
 use crate::nbd::request::{Command, Request};
 use crate::nbd::wire::Error;
@@ -79,11 +79,16 @@ impl Transfer {
         }
     }
 
-    /// The piece of a READ that is to be read next. Only a chunked reply may be cut.
-    pub fn read_piece(&self, style: Style) -> ByteRange {
-        let Command::Read { range, whole } = self.request.command else { panic!("not a read") };
-        let bytes_max = if style.has_chunks() && !whole { PIECE_BYTES as u64 } else { u64::from(PAYLOAD_BYTES_MAX) };
-        range.piece(self.done, bytes_max)
+    /// What is left of a READ.
+    pub fn read_rest(&self) -> ByteRange {
+        let Command::Read { range, .. } = self.request.command else { panic!("not a read") };
+        range.piece(self.done, range.length())
+    }
+
+    /// True when the reply to a READ may be cut into pieces, and leave out holes: not a simple reply, and not one
+    /// that the client wants whole.
+    pub fn may_be_cut(&self, style: Style) -> bool {
+        style.has_chunks() && !matches!(self.request.command, Command::Read { whole: true, .. })
     }
 
     /// The operation that TRIM, WRITE_ZEROES and CACHE need next. `None` when there is nothing left to do.

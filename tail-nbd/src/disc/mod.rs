@@ -7,10 +7,12 @@
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```
 //!
-//! The disc does not know NBD: [`barrier`] says what a sync covers, [`extents`] what is a hole.
+//! The disc does not know NBD: [`barrier`] says what a sync covers, [`extents`] what is a hole, and
+//! [`sparse`] which holes a read can leave out.
 
 pub mod barrier;
 pub mod extents;
+pub mod sparse;
 
 use crate::buffer::Holder;
 use crate::geometry::DiscSize;
@@ -21,6 +23,7 @@ use crate::ring::slots::Token;
 use crate::shard::Access;
 use barrier::Barrier;
 use rustix::net::Shutdown;
+use sparse::Sparse;
 use spine::id::DiscNumber;
 use std::net::IpAddr;
 
@@ -43,6 +46,8 @@ pub struct Disc {
     pub own_address: IpAddr,
     /// What a FLUSH waits for: the requests that want a sync.
     pub barrier: Barrier<Token>,
+    /// What is known of the holes in its file.
+    pub sparse: Sparse,
     /// Its connections, negotiated or not.
     pub connections: Vec<Token>,
     /// Where it is in its life.

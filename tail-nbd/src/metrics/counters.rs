@@ -23,6 +23,8 @@ pub struct DiscCounters {
     pub flushes_count: u64,
     /// How long the FLUSH requests took.
     pub flush_latency_us: Histogram,
+    /// Calls of fdatasync, of which one serves all that wait for it.
+    pub syncs_count: u64,
     /// TRIM and WRITE_ZEROES requests answered.
     pub zeroes_count: u64,
     /// How long they took.

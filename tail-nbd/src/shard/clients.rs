@@ -128,11 +128,11 @@ impl Shard {
         let at_end = completion.result == Ok(0);
         match (completion.op, completion.received) {
             _ if at_end => self.cut(token),
-            (Op::Receive { .. }, Some(buffer)) if connection.state == connection::State::Open => {
+            (Op::Receive { .. }, Some(buffer)) if connection.is_reading() => {
                 connection.input = Some(Input::new(buffer, count));
                 self.touch(token);
             }
-            (Op::ReceiveInto { buffer, .. }, _) if connection.state == connection::State::Open => {
+            (Op::ReceiveInto { buffer, .. }, _) if connection.is_reading() => {
                 connection.server.handle_payload(count as u32);
                 let landing = connection.landing.as_mut().expect("an open connection keeps its landing");
                 landing.filled += count;
@@ -148,7 +148,7 @@ impl Shard {
         loop {
             let Some(connection) = self.connections.get_mut(token) else { return };
             self.current = Some(connection.disc);
-            if connection.state != connection::State::Open {
+            if !connection.is_reading() {
                 return;
             }
             if let Some(request) = connection.pending.take() {
@@ -259,10 +259,9 @@ impl Shard {
             return true;
         }
         // What needs memory gets it before anything else happens.
-        let bytes = match request.command {
-            Command::Read { .. } => transfer.read_piece(connection.style()).length() as usize,
-            _ => 0,
-        };
+        let part = matches!(request.command, Command::Read { .. })
+            .then(|| Self::next_part(&mut self.discs, &transfer, connection.style()));
+        let bytes = part.filter(|part| !part.hole).map_or(0, |part| part.range.length() as usize);
         let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
         let Some(connection) = self.connections.get_mut(token) else { return true };
         let short_of_memory = bytes > 0 && buffer.is_none();
@@ -276,7 +275,10 @@ impl Shard {
         connection.in_flight_count += 1;
         let id = self.transfers.insert(transfer).expect("it is not full");
         match (request.command, buffer) {
-            (Command::Read { .. }, Some(buffer)) => self.submit_read(id, buffer),
+            (Command::Read { range, .. }, Some(buffer)) => {
+                self.submit_read(id, buffer, part.map_or(range, |part| part.range));
+            }
+            (Command::Read { .. }, None) => self.continue_read(id),
             (Command::Write { range, .. }, _) => {
                 connection.landing = Some(Landing { transfer: id, range, done: 0, buffer: None, filled: 0 });
             }

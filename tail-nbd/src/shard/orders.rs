@@ -6,6 +6,7 @@ use super::owner::Shard;
 use crate::buffer::Holder;
 use crate::connection;
 use crate::disc::barrier::Barrier;
+use crate::disc::sparse::Sparse;
 use crate::disc::{Disc, State, Withdrawal};
 use crate::error::Errno;
 use crate::geometry::DiscSize;
@@ -83,6 +84,7 @@ impl Shard {
             address: address.to_canonical(),
             own_address: open.own_address.to_canonical(),
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
+            sparse: Sparse::default(),
             connections: Vec::new(),
             state: State::Serving,
             accepting: false,
@@ -158,7 +160,7 @@ impl Shard {
             self.sweep_soon();
         }
         for connection in self.connections_of(token) {
-            self.drain(connection);
+            if self.stopping.is_some() { self.leave(connection) } else { self.drain(connection) }
         }
         self.progress(token);
     }
@@ -210,6 +212,7 @@ impl Shard {
         });
         if answer.is_ok() {
             disc.size = size;
+            disc.sparse = Sparse::default();
         }
         let _ = reply.send(answer);
         for connection in self.connections_of(token) {

@@ -1,5 +1,6 @@
 //! The owner of everything in a shard: applies completions and keeps the invariants.
 
+use super::access::Grant;
 use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
@@ -194,7 +195,7 @@ impl Shard {
         self.transmit(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         self.current = Some(connection.disc);
-        if connection.state == State::Draining && connection.is_drained() {
+        if connection.has_left() || (connection.state == State::Draining && connection.is_drained()) {
             self.cut(token);
         }
         let Some(connection) = self.connections.get_mut(token) else { return };
@@ -287,11 +288,24 @@ impl Shard {
     /// No more requests of this client; it is closed when all is answered.
     pub(super) fn drain(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.state != State::Open {
+        if !connection.is_reading() {
             return;
         }
         connection.state = State::Draining;
         self.stop_receiving(token);
+        self.set_deadline(token, self.patience.drain_seconds);
+        self.touch(token);
+    }
+
+    /// The tail stops: what the client has started is answered, and the rest refused. Who serves a machine's disc is
+    /// only drained, because an error would reach the guest.
+    pub(super) fn leave(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state != State::Open || matches!(connection.grant, None | Some(Grant::Attachment(..))) {
+            return self.drain(token);
+        }
+        connection.state = State::Leaving;
+        connection.server.handle_leaving();
         self.set_deadline(token, self.patience.drain_seconds);
         self.touch(token);
     }

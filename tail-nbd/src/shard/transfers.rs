@@ -4,22 +4,33 @@ use super::handle::ShardEvent;
 use super::owner::Shard;
 use crate::buffer::Buffer;
 use crate::connection::State;
-use crate::disc;
+use crate::connection::transfer::Transfer;
+use crate::disc::sparse::Part;
+use crate::disc::{self, Disc};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
+use crate::limits::PIECE_BYTES;
+use crate::nbd::offer::Style;
 use crate::nbd::reply;
 use crate::nbd::request::Command;
 use crate::nbd::wire::Error;
 use crate::ring::op::{Completion, Op, Owner};
-use crate::ring::slots::Token;
+use crate::ring::slots::{Slots, Token};
 use std::rc::Rc;
 
 impl Shard {
+    /// What a READ does next: a piece of it is read, or is a hole.
+    pub(super) fn next_part(discs: &mut Slots<Disc>, transfer: &Transfer, style: Style) -> Part {
+        let rest = transfer.read_rest();
+        match discs.get_mut(transfer.disc) {
+            Some(disc) if transfer.may_be_cut(style) => disc.sparse.next_part(&disc.data, rest, PIECE_BYTES as u64),
+            _ => Part { range: rest, hole: false },
+        }
+    }
+
     /// Reads the next piece of a READ.
-    pub(super) fn submit_read(&mut self, id: Token, buffer: Buffer) {
+    pub(super) fn submit_read(&mut self, id: Token, buffer: Buffer, range: ByteRange) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let Some(connection) = self.connections.get(transfer.connection) else { return };
-        let range = transfer.read_piece(connection.style());
         let Some(disc) = self.discs.get(transfer.disc) else { return };
         let file = Rc::clone(&disc.data);
         self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range }));
@@ -48,7 +59,7 @@ impl Shard {
         self.finish_write(id);
     }
 
-    /// Goes on with a READ that has sent a piece, or waits for a buffer.
+    /// Goes on with a READ that has sent a piece, waits for a buffer, or begins with a hole.
     pub(super) fn continue_read(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Some(connection) = self.connections.get(transfer.connection) else { return };
@@ -57,12 +68,34 @@ impl Shard {
             transfer.abandoned = true;
             return self.finish(id);
         }
-        let bytes = transfer.read_piece(connection.style()).length() as usize;
-        let disc = transfer.disc;
-        match self.take_buffer(disc, bytes) {
-            Some(buffer) => self.submit_read(id, buffer),
-            None => self.queue_read(id),
+        let style = connection.style();
+        loop {
+            let Some(transfer) = self.transfers.get(id) else { return };
+            let disc = transfer.disc;
+            let Part { range, hole } = Self::next_part(&mut self.discs, transfer, style);
+            if !hole {
+                return match self.take_buffer(disc, range.length() as usize) {
+                    Some(buffer) => self.submit_read(id, buffer, range),
+                    None => self.queue_read(id),
+                };
+            }
+            if self.skip_hole(id, range) {
+                return self.finish(id);
+            }
         }
+    }
+
+    /// Tells the client that these bytes of a READ are zeroes. True when they were the last.
+    fn skip_hole(&mut self, id: Token, range: ByteRange) -> bool {
+        let Some(transfer) = self.transfers.get_mut(id) else { return false };
+        transfer.done += range.length();
+        let last = transfer.range().is_some_and(|whole| transfer.done == whole.length());
+        let (connection, request) = (transfer.connection, transfer.request);
+        let length = u32::try_from(range.length()).expect("a read is bounded");
+        self.reply(connection, &request, |batch, answer| {
+            answer.write_hole(batch.headers(), range.offset(), length, last);
+        });
+        last
     }
 
     /// Goes on with a TRIM, WRITE_ZEROES or CACHE.
@@ -80,6 +113,13 @@ impl Shard {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         self.current = Some(transfer.disc);
         let result = completion.result;
+        if let Some(disc) = self.discs.get_mut(transfer.disc) {
+            match &completion.op {
+                Op::Write { range, .. } => disc.sparse.handle_written(*range),
+                Op::Allocate { range, .. } => disc.sparse.handle_zeroed(*range),
+                _ => {}
+            }
+        }
         match completion.op {
             Op::Read { file, buffer, start, range } => match progress(result, range) {
                 Progress::Done => self.handle_read(id, buffer, start + range.length() as usize),
@@ -221,6 +261,7 @@ impl Shard {
     fn start_sync(&mut self, token: Token) {
         let Some(disc) = self.discs.get_mut(token) else { return };
         if disc.barrier.start() {
+            disc.counters.syncs_count += 1;
             let file = Rc::clone(&disc.data);
             self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));
         }

@@ -48,6 +48,12 @@ impl Tail {
         self.shards.as_ref().unwrap()
     }
 
+    /// Begins an orderly stop; it is over when the handle says so.
+    pub fn begin_stop(&mut self) -> tokio::task::JoinHandle<()> {
+        let shards = self.shards.take().expect("it runs");
+        self.runtime.spawn(shards.stop())
+    }
+
     pub fn path(&self, number: u64) -> PathBuf {
         self.directory.path().join(format!("disc{number}"))
     }
