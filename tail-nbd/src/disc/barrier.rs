@@ -53,9 +53,14 @@ impl<T> Barrier<T> {
     pub fn finish(&mut self, result: Result<(), Errno>) -> Vec<T> {
         let covered = self.running.take().expect("a sync was started");
         if let Err(errno) = result {
-            self.failed.get_or_insert(errno);
+            self.fail(errno);
         }
         covered
+    }
+
+    /// A sync that nobody waits for any more has failed.
+    pub fn fail(&mut self, errno: Errno) {
+        self.failed.get_or_insert(errno);
     }
 
     /// Those who can wait for nothing, because a sync has failed.

@@ -280,20 +280,30 @@ impl Shard {
             return self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));
         }
         if !disc.barrier.is_running() {
-            // It is the last one of a disc that is being closed, or was started before a panic.
+            if !is_wanted {
+                // It was started before a panic. Linux tells its failure now, and not to the next one.
+                self.note_synced(token, result);
+            }
             return self.finish_close(token, result);
         }
-        let result = result.map(|_| ());
-        let covered = disc.barrier.finish(result);
-        if let Err(errno) = result {
-            tracing::error!(disc = %disc.number, %errno, "fsync failed: FLUSH and FUA fail until the disc is reloaded");
-            let number = disc.number;
-            self.tell(ShardEvent::SyncFailed { number, errno: errno.0 });
-        }
+        let covered = disc.barrier.finish(result.map(|_| ()));
+        self.note_synced(token, result);
         for id in covered {
             self.answer_synced(id, result.is_ok());
         }
         self.start_sync(token);
+    }
+
+    /// Remembers, and tells, that a sync has failed (safety rule 17).
+    fn note_synced(&mut self, token: Token, result: Result<u32, Errno>) {
+        let (Some(disc), Err(errno)) = (self.discs.get_mut(token), result) else { return };
+        if matches!(errno.0, libc::EINTR | libc::EAGAIN) {
+            return;
+        }
+        disc.barrier.fail(errno);
+        tracing::error!(disc = %disc.number, %errno, "fsync failed: FLUSH and FUA fail until the disc is reloaded");
+        let number = disc.number;
+        self.tell(ShardEvent::SyncFailed { number, errno: errno.0 });
     }
 
     fn answer_synced(&mut self, id: Token, durable: bool) {
