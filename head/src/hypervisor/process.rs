@@ -5,7 +5,7 @@ use super::exec::Identity;
 use crate::limits::LOG_BYTES_MAX;
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 use std::{
     ffi::OsStr,
@@ -137,9 +137,16 @@ impl Qemu {
 
     /// Waits for its end. May be called again, and may be dropped while waiting.
     pub async fn wait(&mut self) -> Exit {
-        // A pidfd is readable from the end of its process on.
-        let _ = self.pidfd.readable().await;
-        *self.exit.get_or_insert_with(|| reap(&self.pidfd))
+        loop {
+            if let Some(exit) = self.exit {
+                return exit;
+            }
+            // A pidfd is readable from the end of its process on.
+            if let Ok(mut ready) = self.pidfd.readable().await {
+                self.exit = reap(&self.pidfd);
+                ready.clear_ready();
+            }
+        }
     }
 
     /// Sends SIGKILL. A process that has ended is no error.
@@ -151,11 +158,17 @@ impl Qemu {
     }
 }
 
-/// Takes note of the end of a process that has ended, so that the kernel can forget it.
-fn reap(pidfd: &AsyncFd<OwnedFd>) -> Exit {
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok().flatten();
-    let signal = |status: &WaitIdStatus| status.terminating_signal().map(Exit::Signal);
-    status.and_then(|status| status.exit_status().map(Exit::Code).or(signal(&status))).unwrap_or(Exit::Unknown)
+/// Takes note of the end of a process, so that the kernel can forget it; none while it runs.
+fn reap(pidfd: &AsyncFd<OwnedFd>) -> Option<Exit> {
+    match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(None) => None,
+        Ok(Some(status)) => {
+            let signal = || status.terminating_signal().map(Exit::Signal);
+            Some(status.exit_status().map(Exit::Code).or_else(signal).unwrap_or(Exit::Unknown))
+        }
+        // It is not a child of this process.
+        Err(_) => Some(Exit::Unknown),
+    }
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
