@@ -180,6 +180,20 @@ async fn wrong_values_are_named_and_nothing_is_made() {
     alice.post(&create, order("web1")).await.with(202);
     assert_json_snapshot!("taken", alice.post(&create, order("web1")).await.with(400));
 
+    // A placed disc grows within what its pool may still promise.
+    root.sql(
+        "UPDATE storage_pools SET overcommit_ratio = 100;
+         UPDATE discs SET storage_pool_id = (SELECT id FROM storage_pools), size_mib = 4000",
+    )
+    .await;
+    let grow = |size: i64| alice.put("/virtual_machines/web1/discs/vda", json!({"size": size}));
+    assert_eq!(
+        grow(9000).await.with(400),
+        json!({"size": ["must be less than or equal to 5000: storage pool tail1-sata1 promises no more than that"]}),
+        "R124"
+    );
+    assert_eq!(grow(5000).await.with(200)["size"], 5000);
+
     // Hostile bodies: always an answer, never a 500.
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     let long = format!("{{\"name\":\"{}\"}}", "x".repeat(2 << 20));

@@ -17,7 +17,7 @@ use crate::{
         privilege::{Action, Reach},
         vm::Vm,
     },
-    store::{StoreError, capacity, discs, virtual_machines},
+    store::{StoreError, capacity, discs, places, virtual_machines},
 };
 use tokio_postgres::Transaction;
 
@@ -105,7 +105,14 @@ pub async fn change(
     if let Some(Err(sentence)) = label.as_deref().map(check_label) {
         wrong.add("label", sentence);
     }
-    if let Some(Err(sentence)) = size_mib.map(|size| check_size(&bounds, &vm, &disc, size, change.force)) {
+    let fits = match size_mib {
+        Some(size) => match check_size(&bounds, &vm, &disc, size, change.force) {
+            Ok(()) => check_room(&tx, &disc, size - disc.size_mib).await?,
+            refused => refused,
+        },
+        None => Ok(()),
+    };
+    if let Err(sentence) = fits {
         wrong.add("size", sentence);
     }
     if change.virtual_machine_id.is_some_and(|id| id != disc.virtual_machine_id) {
@@ -141,6 +148,20 @@ fn check_size(bounds: &Bounds<'_>, vm: &Vm, disc: &Disc, size_mib: i64, force: b
         ));
     }
     bounds.check_size(size_mib, &disc.grade)
+}
+
+/// A disc grows within what its pool may still promise, as a new one is placed (R124). Nobody else
+/// promises anything in that pool until the transaction ends.
+async fn check_room(tx: &Transaction<'_>, disc: &Disc, growth_mib: i64) -> Result<Result<(), String>, ServiceError> {
+    let Some(label) = disc.storage_pool.as_deref().filter(|_| growth_mib > 0) else { return Ok(Ok(())) };
+    places::take_turn(tx).await?;
+    let pools = places::pools(tx).await?;
+    let room_mib = pools.iter().find(|pool| pool.label == label).map_or(0, |pool| pool.unpromised_mib());
+    if growth_mib <= room_mib {
+        return Ok(Ok(()));
+    }
+    let most_mib = disc.size_mib + room_mib;
+    Ok(Err(format!("must be less than or equal to {most_mib}: storage pool {label} promises no more than that")))
 }
 
 /// Removes a disc for good: there is no way back, and so `purge` must be said. A running guest has
