@@ -51,6 +51,8 @@ pub struct Config {
     pub shards_count: Option<usize>,
     /// The unix socket that `tail-nbd status` asks.
     pub control_listen: PathBuf,
+    /// Where Prometheus asks; none: nobody is told.
+    pub metrics_listen: Option<SocketAddr>,
     /// At least one.
     pub pools: Vec<PoolConfig>,
 }
@@ -130,6 +132,7 @@ struct RawConfig {
     images_dir: Spanned<PathBuf>,
     shards: Option<Spanned<usize>>,
     control_listen: Option<Spanned<PathBuf>>,
+    metrics_listen: Option<SocketAddr>,
     #[serde(default)]
     pool: Vec<RawPool>,
 }
@@ -186,6 +189,7 @@ impl Config {
             images_dir: raw.images_dir.into_inner(),
             shards_count: raw.shards.map(Spanned::into_inner),
             control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
+            metrics_listen: raw.metrics_listen,
             state_dir,
             pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
         })

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use spine::id::DiscNumber;
 use std::{
     io::{IsTerminal as _, Write as _},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
 };
@@ -50,6 +50,9 @@ enum Command {
         /// Refuse whatever would change a file
         #[arg(long)]
         read_only: bool,
+        /// Tell Prometheus at this address, under /metrics
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
         /// Threads that serve; each file is served by one of them
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = shards_count)]
         shards: usize,
@@ -98,7 +101,9 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run(&config),
-        Command::Serve { listen, read_only, shards, path } => serve(path, read_only, listen, shards),
+        Command::Serve { listen, read_only, metrics, shards, path } => {
+            serve(ServeConfig { path, read_only, listen, shards_count: shards, metrics_listen: metrics })
+        }
         Command::Status { config, json } => show_status(&config, json),
         Command::Reload { config, disc } => reload(&config, DiscNumber(disc)),
         Command::RemoveAddresses { config } => remove_addresses(&config),
@@ -118,14 +123,14 @@ fn run(path: &std::path::Path) -> Result<()> {
     until_stopped(async |stop| Ok(server::run(config, stop).await?))
 }
 
-fn serve(path: PathBuf, read_only: bool, mut listen: Vec<Listen>, shards_count: usize) -> Result<()> {
+fn serve(mut config: ServeConfig) -> Result<()> {
     let activated = serve::is_activated();
-    if listen.is_empty() && !activated {
-        listen.push(Listen::Tcp((Ipv4Addr::LOCALHOST, spine::limits::NBD_PORT).into()));
+    if config.listen.is_empty() && !activated {
+        config.listen.push(Listen::Tcp((Ipv4Addr::LOCALHOST, spine::limits::NBD_PORT).into()));
     }
     // Who starts it for one command wants to see the output of that command.
     log(if activated { Level::WARN } else { Level::INFO });
-    until_stopped(async |stop| Ok(serve::run(ServeConfig { path, read_only, listen, shards_count }, stop).await?))
+    until_stopped(async |stop| Ok(serve::run(config, stop).await?))
 }
 
 fn shards_count(text: &str) -> Result<usize, String> {

@@ -14,6 +14,7 @@ use crate::{
         status::{self, Source},
     },
     jobs::Jobs,
+    metrics::http,
     pool::{Pool, PoolError},
     shard::{ShardConfig, ShardEvent, Shards, StartError},
     store::{Changed, Parts, Store, start::Scan},
@@ -26,9 +27,13 @@ use spine::{
     resource::Attributes,
     transport::{NodeConfig, connect_node},
 };
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 /// Why a tail did not start.
@@ -52,6 +57,14 @@ pub enum ServerError {
     Thread {
         /// What it is for.
         what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Metrics cannot be told.
+    #[error("cannot listen for Prometheus at metrics_listen {address}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
         /// What the system says.
         source: io::Error,
     },
@@ -89,11 +102,15 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         connection: connection_receiver,
         open_files_max,
     };
-    let status = tokio::spawn(status::serve(listener, source));
+    let status = tokio::spawn(status::serve(listener, source.clone()));
     let announcing = tokio::spawn({
         let store = store.clone();
         async move { store.announce_unused().await }
     });
+    let mut tasks = vec![status, announcing];
+    if let Some(address) = config.metrics_listen {
+        tasks.push(start_metrics(address, source).await?);
+    }
     let link = connect_node(node_config(&config, seen));
     let discs_count = store.reports().len();
     tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
@@ -103,7 +120,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     tracing::info!("stopping");
     notify("STOPPING=1");
     // An aborted task ends with an error, and holds the store no longer.
-    for task in [status, announcing] {
+    for task in tasks {
         task.abort();
         let _ = task.await;
     }
@@ -111,6 +128,18 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     let _ = fs::remove_file(&config.control_listen);
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn start_metrics(address: SocketAddr, source: Source) -> Result<JoinHandle<()>, ServerError> {
+    let failed = |source| ServerError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    tracing::info!(%address, "metrics are told at /metrics");
+    let source = Arc::new(source);
+    let text = move || {
+        let source = Arc::clone(&source);
+        async move { source.snapshot().await.render() }
+    };
+    Ok(tokio::spawn(http::serve(listener, text)))
 }
 
 /// Everything up to discs being served.

@@ -34,6 +34,8 @@ struct Server {
     process: Child,
     places: Vec<String>,
     log: BufReader<ChildStderr>,
+    /// The log so far.
+    past: String,
 }
 
 impl Server {
@@ -45,15 +47,28 @@ impl Server {
         }
         let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut told = vec![];
+        let (mut told, mut past) = (vec![], String::new());
         while told.len() < places.len() {
             let mut line = String::new();
             assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {:?}", process.wait());
             if let Some((_, rest)) = line.split_once(" listening at=") {
                 told.push(rest.split(' ').next().unwrap().to_owned());
             }
+            past.push_str(&line);
         }
-        Self { process, places: told, log }
+        Self { process, places: told, log, past }
+    }
+
+    /// The word that follows `what` in a line of the log.
+    fn wait_for_log(&mut self, what: &str) -> String {
+        let mut line = std::mem::take(&mut self.past);
+        loop {
+            if let Some((_, rest)) = line.split_once(what) {
+                return rest.split_ascii_whitespace().next().unwrap().to_owned();
+            }
+            line.clear();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "it ended: {:?}", self.process.wait());
+        }
     }
 
     fn tcp(path: &Path) -> Self {
@@ -251,6 +266,58 @@ fn an_ordered_stop_ends_clients_and_leaves_the_data() {
         assert!(server.process.wait().unwrap().success(), "{signal:?}");
         assert!(std::fs::read(&file).unwrap()[..2 << 20] == pattern(7, 2 << 20));
     }
+}
+
+/// Asks for a path by HTTP: the head and the body of the answer.
+fn http(address: &str, request: &str) -> (String, String) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn prometheus_is_told_what_was_done() {
+    let folder = folder(&[("disc.img", 4)]);
+    let file = folder.path().join("disc.img");
+    let arguments = ["--metrics".as_ref(), "127.0.0.1:0".as_ref(), file.as_os_str()];
+    let mut server = Server::start(&["127.0.0.1:0"], &arguments);
+    let told = server.wait_for_log(" at /metrics at=");
+    let served = common::Served { number: spine::id::DiscNumber(0), address: server.address() };
+    let mut peer = served.connect();
+    peer.write(0, &pattern(1, 8192));
+    (0..5).for_each(|_| drop(peer.read(4096, 4096)));
+    assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, 0);
+
+    let (head, body) = http(&told, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+    for line in [
+        "tail_disc_requests_total{disc=\"disc.img\",command=\"read\"} 5",
+        "tail_disc_requests_total{disc=\"disc.img\",command=\"write\"} 1",
+        "tail_disc_requests_total{disc=\"disc.img\",command=\"flush\"} 1",
+        "tail_disc_bytes_total{disc=\"disc.img\",direction=\"read\"} 20480",
+        "tail_disc_bytes_total{disc=\"disc.img\",direction=\"written\"} 8192",
+        "tail_disc_connections{disc=\"disc.img\"} 1",
+        "tail_disc_request_duration_seconds_count{disc=\"disc.img\",command=\"read\"} 5",
+        "tail_disc_request_duration_seconds_bucket{le=\"+Inf\",disc=\"disc.img\",command=\"read\"} 5",
+        "tail_disc_failed{disc=\"disc.img\"} 0",
+        "# EOF",
+    ] {
+        assert!(body.lines().any(|told| told == line), "{line} is not in\n{body}");
+    }
+    assert!(body.contains("tail_shard_completions_per_turn_bucket"), "{body}");
+
+    assert!(http(&told, "GET / HTTP/1.1\r\n\r\n").0.starts_with("HTTP/1.1 404"));
+    assert!(http(&told, "POST /metrics HTTP/1.1\r\n\r\n").0.starts_with("HTTP/1.1 405"));
+    assert_eq!(http(&told, "HEAD /metrics HTTP/1.0\r\n\r\n").1, "");
+    let mut endless = TcpStream::connect(&told).unwrap();
+    endless.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may be closed on before all of it is sent.
+    let _ = endless.write_all(&[b'x'; 64 << 10]);
+    assert!(matches!(endless.read(&mut [0; 16]), Ok(0) | Err(_)), "nobody reads that for ever");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::{facts::Facts, session::Connection};
 use crate::{
     describe::describe,
+    metrics::{Histogram, text::Snapshot},
     shard::{DiscStatus, ShardStatus},
     store::{Store, change},
 };
@@ -105,24 +106,45 @@ pub struct Disc {
 }
 
 /// Totals of a disc since it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// READ requests.
     pub reads_count: u64,
     /// Bytes of them.
     pub read_bytes: u64,
+    /// How long they took.
+    pub read_latency_us: Latency,
     /// WRITE requests.
     pub writes_count: u64,
     /// Bytes of them.
     pub written_bytes: u64,
+    /// How long they took.
+    pub write_latency_us: Latency,
     /// Flushes.
     pub flushes_count: u64,
+    /// How long they took.
+    pub flush_latency_us: Latency,
     /// TRIM and WRITE_ZEROES requests.
     pub zeroes_count: u64,
+    /// How long they took.
+    pub zero_latency_us: Latency,
     /// Requests answered with an error.
     pub errors_count: u64,
+    /// The same by what the client was told: EIO, ENOSPC, and so on.
+    pub errors: BTreeMap<String, u64>,
     /// Clients that were refused.
     pub refused_count: u64,
+}
+
+/// How long requests took, from arrival to answer, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Latency {
+    /// On average.
+    pub mean: u64,
+    /// Half of them were no slower than this; none when there were none, or it is more than a second.
+    pub p50: Option<u64>,
+    /// 99 of 100 were no slower than this.
+    pub p99: Option<u64>,
 }
 
 /// One shard.
@@ -134,6 +156,12 @@ pub struct Shard {
     pub clients_count: usize,
     /// Turns of its loop.
     pub turns_count: u64,
+    /// Completions that it worked on in those turns.
+    pub completions_count: u64,
+    /// Sends, each with all replies of a connection that were ready.
+    pub sends_count: u64,
+    /// Data buffers in use now.
+    pub buffers_taken_count: usize,
     /// Requests and connections that wait for a buffer now.
     pub waiting_count: usize,
 }
@@ -195,6 +223,18 @@ impl Source {
         }
     }
 
+    /// What Prometheus is told.
+    pub async fn snapshot(&self) -> Snapshot {
+        let store = self.store.clone();
+        let facts = tokio::task::spawn_blocking(move || Facts::look(&store)).await.unwrap_or_default();
+        Snapshot {
+            shards: self.store.shards().status().await,
+            names: BTreeMap::new(),
+            pools: facts.pools,
+            brain_connected: Some(matches!(*self.connection.borrow(), Connection::Connected)),
+        }
+    }
+
     fn limits(&self) -> BTreeMap<String, u64> {
         let limits = [
             ("open_files_max", self.open_files_max),
@@ -211,17 +251,30 @@ impl Source {
 
 impl Counters {
     fn of(disc: &DiscStatus) -> Self {
-        let counters = disc.counters;
+        let counters = &disc.counters;
+        let by_kind = counters.errors.by_kind().filter(|(_, count)| *count > 0);
         Self {
             reads_count: counters.reads_count,
             read_bytes: counters.read_bytes,
+            read_latency_us: Latency::of(&counters.read_latency_us),
             writes_count: counters.writes_count,
             written_bytes: counters.written_bytes,
+            write_latency_us: Latency::of(&counters.write_latency_us),
             flushes_count: counters.flushes_count,
+            flush_latency_us: Latency::of(&counters.flush_latency_us),
             zeroes_count: counters.zeroes_count,
+            zero_latency_us: Latency::of(&counters.zero_latency_us),
             errors_count: counters.errors.count(),
+            errors: by_kind.map(|(kind, count)| (kind.to_owned(), count)).collect(),
             refused_count: counters.refused_count,
         }
+    }
+}
+
+impl Latency {
+    fn of(latency: &Histogram) -> Self {
+        let mean = latency.sum().checked_div(latency.count()).unwrap_or(0);
+        Self { mean, p50: latency.bound_of(0.5), p99: latency.bound_of(0.99) }
     }
 }
 
@@ -231,6 +284,9 @@ impl Shard {
             discs_count: shard.discs.len(),
             clients_count: shard.discs.iter().map(|disc| disc.clients.len()).sum(),
             turns_count: shard.turns_count,
+            completions_count: shard.completions_per_turn.sum(),
+            sends_count: shard.sends_count,
+            buffers_taken_count: shard.buffers_taken_count,
             waiting_count: shard.waiting_count,
         }
     }

@@ -1,6 +1,7 @@
 //! A status as text for people.
 
-use super::status::Status;
+use super::status::{Disc, Latency, Status};
+use comfy_table::{ContentArrangement, Table, presets};
 use spine::resource::disc::{DiscReport, DiscState};
 use std::fmt::Write as _;
 
@@ -34,30 +35,75 @@ pub fn render(status: &Status) -> String {
     });
     let head = ["DISC", "POOL", "SIZE", "ALLOCATED", "STATE", "GEN", "ACCESS", "CLIENTS", "REASON"];
     table(&mut text, &head, discs);
+    let head = [
+        "DISC",
+        "READS",
+        "BYTES",
+        "µs p50/p99",
+        "WRITES",
+        "BYTES",
+        "µs p50/p99",
+        "FLUSHES",
+        "µs p50/p99",
+        "ZEROES",
+        "NOW",
+        "ERRORS",
+    ];
+    table(&mut text, &head, status.discs.iter().map(activity));
     let shards = status.shards.iter().enumerate().map(|(index, shard)| {
-        let counts = [shard.discs_count as u64, shard.clients_count as u64, shard.turns_count];
-        let mut row = vec![index.to_string()];
-        row.extend(counts.map(|count| count.to_string()));
-        row.push(shard.waiting_count.to_string());
-        row
+        let counts = [
+            shard.discs_count as u64,
+            shard.clients_count as u64,
+            shard.turns_count,
+            shard.completions_count,
+            shard.sends_count,
+            shard.buffers_taken_count as u64,
+            shard.waiting_count as u64,
+        ];
+        std::iter::once(index as u64).chain(counts).map(|count| count.to_string()).collect()
     });
-    table(&mut text, &["SHARD", "DISCS", "CLIENTS", "TURNS", "WAITING"], shards);
+    table(&mut text, &["SHARD", "DISCS", "CLIENTS", "TURNS", "COMPLETIONS", "SENDS", "BUFFERS", "WAITING"], shards);
     let limits: Vec<_> = status.limits.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let _ = writeln!(text, "\nlimits: {}", limits.join(" "));
     text
 }
 
-/// Columns as wide as their widest cell, with an empty line before.
+/// Columns that fit the terminal, if there is one: long cells are broken. An empty line comes before.
 fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let head = head.iter().map(|cell| (*cell).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
-    text.push('\n');
-    for row in &rows {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head.iter().copied()).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
+    text.push('\n');
+    for line in table.lines() {
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+fn activity(disc: &Disc) -> Vec<String> {
+    let counters = &disc.counters;
+    let latency = |latency: Latency| match (latency.p50, latency.p99) {
+        (None, _) => "-".to_owned(),
+        (Some(p50), None) => format!("{p50}/>1000000"),
+        (Some(p50), Some(p99)) => format!("{p50}/{p99}"),
+    };
+    let errors: Vec<_> = counters.errors.iter().map(|(kind, count)| format!("{kind}×{count}")).collect();
+    vec![
+        disc.number.to_string(),
+        counters.reads_count.to_string(),
+        bytes(counters.read_bytes),
+        latency(counters.read_latency_us),
+        counters.writes_count.to_string(),
+        bytes(counters.written_bytes),
+        latency(counters.write_latency_us),
+        counters.flushes_count.to_string(),
+        latency(counters.flush_latency_us),
+        counters.zeroes_count.to_string(),
+        disc.requests_in_flight_count.to_string(),
+        errors.join(","),
+    ]
 }
 
 fn state(report: &DiscReport) -> String {
@@ -113,7 +159,7 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::{Counters, Disc, Shard};
+    use super::super::status::{Counters, Shard};
     use super::*;
     use serde_json::json;
 
@@ -142,9 +188,24 @@ mod tests {
                 report: serde_json::from_value(report).unwrap(),
                 clients: vec!["fd00:b16:0:2::11".parse().unwrap(); 2],
                 requests_in_flight_count: 0,
-                counters: Counters::default(),
+                counters: Counters {
+                    reads_count: 12,
+                    read_bytes: 48 << 10,
+                    read_latency_us: Latency { mean: 70, p50: Some(64), p99: Some(256) },
+                    errors_count: 2,
+                    errors: [("ENOSPC".to_owned(), 2)].into(),
+                    ..Counters::default()
+                },
             }],
-            shards: vec![Shard { discs_count: 1, clients_count: 2, turns_count: 9, waiting_count: 0 }],
+            shards: vec![Shard {
+                discs_count: 1,
+                clients_count: 2,
+                turns_count: 9,
+                completions_count: 30,
+                sends_count: 8,
+                buffers_taken_count: 1,
+                waiting_count: 0,
+            }],
             limits: [("open_files_max".to_owned(), 1024)].into(),
         };
         insta::assert_snapshot!(render(&status));

@@ -183,7 +183,7 @@ struct Scaled {
 
 impl EncodeMetric for Scaled {
     fn encode(&self, mut encoder: prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
-        let bound = |bound: Option<u64>| bound.map_or(f64::MAX, |bound| bound as f64 * self.unit);
+        let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64 * self.unit);
         let buckets: Vec<(f64, u64)> = self.histogram.buckets().map(|(at, count)| (bound(at), count)).collect();
         let sum = self.histogram.sum() as f64 * self.unit;
         encoder.encode_histogram::<NoLabelSet>(sum, self.histogram.count(), &buckets, None)

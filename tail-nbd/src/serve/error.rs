@@ -4,6 +4,7 @@ use super::listen::ListenError;
 use crate::limits::DISCS_MAX;
 use crate::shard::{ShardError, StartError};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -35,6 +36,14 @@ pub enum ServeError {
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Metrics cannot be told.
+    #[error("cannot listen for Prometheus at {address}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The shards did not start.
     #[error("cannot serve files")]
     Start(#[from] StartError),

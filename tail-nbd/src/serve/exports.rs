@@ -61,6 +61,12 @@ impl Exports {
         self.names.iter().map(|(name, index)| (name.as_str(), self.files[*index].export.description.as_str()))
     }
 
+    /// File names, for people and graphs.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (DiscNumber, String)> {
+        let labels = self.files.iter().map(|served| served.export.description.clone());
+        labels.enumerate().map(|(index, label)| (DiscNumber(index as u64), label))
+    }
+
     /// Each file as its shard takes it.
     pub(super) fn discs(&self) -> impl Iterator<Item = Result<OpenDisc, ServeError>> {
         (0..self.files.len()).map(|index| self.disc(DiscNumber(index as u64)))

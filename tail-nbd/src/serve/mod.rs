@@ -29,12 +29,16 @@ mod listen;
 pub use error::ServeError;
 pub use listen::{Listen, ListenError, is_activated};
 
+use crate::metrics::{http, text::Snapshot};
 use crate::server::{notify, raise_open_files};
 use crate::shard::{ShardConfig, ShardEvent, Shards};
 use exports::Exports;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// What to serve, and where.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub struct ServeConfig {
     pub listen: Vec<Listen>,
     /// Threads that serve files. A file is served by one of them.
     pub shards_count: usize,
+    /// Where Prometheus asks; none: nobody is told.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Serves until `stop` is true.
@@ -62,7 +68,15 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     for disc in exports.discs() {
         shards.open(disc?).await?;
     }
-    let watching = tokio::spawn(watch_shards(events, Arc::clone(&shards), Arc::clone(&exports)));
+    let mut tasks = JoinSet::new();
+    if let Some(address) = config.metrics_listen {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| ServeError::Metrics { address, source })?;
+        let at = listener.local_addr().unwrap_or(address);
+        tracing::info!(%at, "metrics are told at /metrics");
+        tasks.spawn(tell_metrics(listener, Arc::clone(&shards), Arc::clone(&exports)));
+    }
+    tasks.spawn(watch_shards(events, Arc::clone(&shards), Arc::clone(&exports)));
     for listener in &listeners {
         tracing::info!(at = %listener.place, path = %config.path.display(), exports = exports.len(), "listening");
     }
@@ -70,14 +84,23 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     door::run(listeners, &exports, &shards, stop).await;
     tracing::info!("stopping");
     notify("STOPPING=1");
-    watching.abort();
-    // An aborted task ends with an error, and has no share of the shards any more.
-    let _ = watching.await;
+    tasks.shutdown().await;
     if let Some(shards) = Arc::into_inner(shards) {
         shards.stop().await;
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn tell_metrics(listener: TcpListener, shards: Arc<Shards>, exports: Arc<Exports>) {
+    let text = move || {
+        let (shards, exports) = (Arc::clone(&shards), Arc::clone(&exports));
+        async move {
+            let names = exports.labels().collect();
+            Snapshot { shards: shards.status().await, names, ..Snapshot::default() }.render()
+        }
+    };
+    http::serve(listener, text).await;
 }
 
 /// Sync failures are in the log already. A file whose shard panicked is closed and opened again.
