@@ -3,6 +3,7 @@
 //! Whatever is wrong with it is said with the file, the line and the field.
 
 use crate::limits::SHARDS_MAX;
+use crate::ring::probe::Mask;
 use serde::Deserialize;
 use spine::{
     address::StoragePrefix,
@@ -49,6 +50,8 @@ pub struct Config {
     pub images_dir: PathBuf,
     /// Threads that serve discs; none: one a core.
     pub shards_count: Option<usize>,
+    /// Which features of the kernel are left alone. It is not in the file.
+    pub mask: Mask,
     /// The unix socket that `tail-nbd status` asks.
     pub control_listen: PathBuf,
     /// Where Prometheus asks; none: nobody is told.
@@ -188,6 +191,7 @@ impl Config {
             spine_address: raw.spine_address,
             images_dir: raw.images_dir.into_inner(),
             shards_count: raw.shards.map(Spanned::into_inner),
+            mask: Mask::default(),
             control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
             metrics_listen: raw.metrics_listen,
             state_dir,

@@ -15,6 +15,7 @@ use tail_nbd::{
     config::Config,
     control::{status, table},
     limits::SHARDS_MAX,
+    ring::probe::Mask,
     serve::{self, Listen, ServeConfig},
     server,
 };
@@ -40,6 +41,9 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Leave alone what kernels newer than this have: 6.1 or all
+        #[arg(long, value_name = "KERNEL", default_value = "all")]
+        features: Mask,
     },
     /// Serve a file, or the files of a directory, to whoever can connect: no brain, no root
     Serve {
@@ -56,6 +60,9 @@ enum Command {
         /// Threads that serve; each file is served by one of them
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = shards_count)]
         shards: usize,
+        /// Leave alone what kernels newer than this have: 6.1 or all
+        #[arg(long, value_name = "KERNEL", default_value = "all")]
+        features: Mask,
         /// A file, which gets the empty export name, or a directory, of which each file gets its own name
         path: PathBuf,
     },
@@ -100,10 +107,15 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config } => run(&config),
-        Command::Serve { listen, read_only, metrics, shards, path } => {
-            serve(ServeConfig { path, read_only, listen, shards_count: shards, metrics_listen: metrics })
-        }
+        Command::Run { config, features } => run(&config, features),
+        Command::Serve { listen, read_only, metrics, shards, features, path } => serve(ServeConfig {
+            path,
+            read_only,
+            listen,
+            shards_count: shards,
+            metrics_listen: metrics,
+            mask: features,
+        }),
         Command::Status { config, json } => show_status(&config, json),
         Command::Reload { config, disc } => reload(&config, DiscNumber(disc)),
         Command::RemoveAddresses { config } => remove_addresses(&config),
@@ -117,8 +129,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &std::path::Path) -> Result<()> {
-    let config = Config::load(path)?;
+fn run(path: &std::path::Path, features: Mask) -> Result<()> {
+    let config = Config { mask: features, ..Config::load(path)? };
     log(Level::INFO);
     until_stopped(async |stop| Ok(server::run(config, stop).await?))
 }

@@ -12,7 +12,8 @@ use tail_nbd::nbd::client::Reply;
 use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{Error, chunk_type, command_flag, command_type, option_reply, option_type};
-use tail_nbd::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
+use tail_nbd::ring::probe::Mask;
+use tail_nbd::shard::{Access, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, Shards};
 
 const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
 
@@ -612,4 +613,16 @@ fn a_stop_finishes_what_is_in_flight_and_refuses_the_rest_but_no_guest_sees_an_e
         assert_eq!(late, if guest { vec![] } else { vec![Error::Eshutdown.code()] }, "guest: {guest}");
         tail.runtime.block_on(stopped).unwrap();
     }
+}
+
+#[test]
+fn rule28_what_newer_kernels_have_can_be_left_alone() {
+    let config = ShardConfig { shards_count: Some(1), mask: "6.1".parse().unwrap() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (shards, _events) = Shards::start(config).unwrap();
+    for newer in ["send_zc", "bundles", "minimum wait"] {
+        assert!(!shards.features().contains(newer), "{}", shards.features());
+    }
+    runtime.block_on(shards.stop());
+    assert!("5.4".parse::<Mask>().is_err());
 }

@@ -3,6 +3,7 @@
 
 use io_uring::{IoUring, Probe, opcode};
 use std::io;
+use std::str::FromStr;
 use thiserror::Error;
 
 /// Why the data plane cannot run here.
@@ -39,11 +40,34 @@ const REQUIRED: [(&str, u8); 11] = [
     ("nop", opcode::Nop::CODE),
 ];
 
+/// How much of what the kernel has may be used. To be run with less than there is shows that an older kernel is
+/// enough (safety rule 28).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mask {
+    /// Everything that is found.
+    #[default]
+    Nothing,
+    /// What Linux 6.1 has: no reports of zero-copy sends, no receive bundles, no minimum wait.
+    Linux6_1,
+}
+
+impl FromStr for Mask {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::Nothing),
+            "6.1" => Ok(Self::Linux6_1),
+            _ => Err("it is 6.1 or all".to_owned()),
+        }
+    }
+}
+
 /// Checks a ring that was just set up; the answer is a line for the log.
 ///
 /// # Errors
 /// With the first thing that is missing.
-pub fn probe(ring: &IoUring) -> Result<String, ProbeError> {
+pub fn probe(ring: &IoUring, mask: Mask) -> Result<String, ProbeError> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(ProbeError::Ask)?;
     if let Some((name, _)) = REQUIRED.iter().find(|(_, code)| !probe.is_supported(*code)) {
@@ -54,7 +78,11 @@ pub fn probe(ring: &IoUring) -> Result<String, ProbeError> {
         ("receive bundles", ring.params().is_feature_recvsend_bundle()),
         ("minimum wait", ring.params().is_feature_min_timeout()),
     ];
-    let found: Vec<&str> = optional.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    let newer = mask == Mask::Nothing;
+    let found: Vec<&str> = optional.iter().filter(|(_, there)| *there && newer).map(|(name, _)| *name).collect();
+    if found.is_empty() {
+        return Ok(format!("io_uring with all {} required operations, and no newer ones", REQUIRED.len()));
+    }
     Ok(format!(
         "io_uring with all {} required operations; also found, not used yet: {}",
         REQUIRED.len(),

@@ -15,7 +15,7 @@
 //!    time, the table, the boxes and the offered buffers are leaked: the kernel may go on with them.
 
 use super::op::{Allocate, Completion, Handle, Op, Owner, decode};
-use super::probe::{ProbeError, probe};
+use super::probe::{Mask, ProbeError, probe};
 use super::slots::{Slots, Token};
 use crate::buffer::{ALIGNMENT, Buffer, Pool};
 use crate::limits::{
@@ -82,7 +82,7 @@ impl Ring {
     ///
     /// # Errors
     /// With the first thing that is missing.
-    pub fn new() -> Result<Self, ProbeError> {
+    pub fn new(mask: Mask) -> Result<Self, ProbeError> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -91,7 +91,7 @@ impl Ring {
             .setup_cqsize(COMPLETIONS_MAX)
             .build(SUBMISSIONS_MAX)
             .map_err(ProbeError::Setup)?;
-        let features = probe(&uring)?;
+        let features = probe(&uring, mask)?;
         let receive = ReceiveBuffers::register(&uring).map_err(ProbeError::Buffers)?;
         Ok(Self {
             uring,

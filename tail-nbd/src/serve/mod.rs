@@ -53,6 +53,8 @@ pub struct ServeConfig {
     pub shards_count: usize,
     /// Where Prometheus asks; none: nobody is told.
     pub metrics_listen: Option<SocketAddr>,
+    /// Which features of the kernel are left alone.
+    pub mask: crate::ring::probe::Mask,
 }
 
 /// Serves until `stop` is true.
@@ -63,7 +65,7 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     raise_open_files();
     let exports = Arc::new(Exports::open(&config.path, config.read_only)?);
     let listeners = listen::open(&config.listen)?;
-    let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count) })?;
+    let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask })?;
     let shards = Arc::new(shards);
     for disc in exports.discs() {
         shards.open(disc?).await?;

@@ -6,6 +6,7 @@ use crate::buffer::Pool;
 use crate::limits::DATA_BUFFERS;
 use crate::mailbox::{MailboxReceiver, Post};
 use crate::ring::op::{Completion, Handle, Op, Owner};
+use crate::ring::probe::Mask;
 use crate::ring::uring::Ring;
 use crate::time::Instant;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -27,13 +28,14 @@ pub(super) fn spawn(
     mailbox: MailboxReceiver,
     events: mpsc::Sender<ShardEvent>,
     patience: Patience,
+    mask: Mask,
 ) -> Result<(JoinHandle<()>, String), StartError> {
     let os = |what| move |source| StartError::Os { shard, what, source };
     let wake = mailbox.wake_fd().map_err(os("cannot share its eventfd"))?;
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let run = move || {
         pin(shard, core);
-        let ring = match Ring::new() {
+        let ring = match Ring::new(mask) {
             Ok(ring) => ring,
             Err(error) => return drop(sender.send(Err(error))),
         };

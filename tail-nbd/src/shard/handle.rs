@@ -6,7 +6,7 @@ use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, 
 use crate::mailbox::{self, Letter, MailboxSender};
 use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
-use crate::ring::probe::ProbeError;
+use crate::ring::probe::{Mask, ProbeError};
 use spine::id::DiscNumber;
 use std::fs::File;
 use std::io;
@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct ShardConfig {
     /// How many shard threads; `None` is one for each core that this process may use.
     pub shards_count: Option<usize>,
+    /// Which features of the kernel are left alone.
+    pub mask: Mask,
 }
 
 /// How long clients may take. The default is what `limits.rs` says.
@@ -239,7 +241,7 @@ impl Shards {
             let os = |what| move |source| StartError::Os { shard, what, source };
             let (mailbox, receiver) = mailbox::mailbox().map_err(os("cannot make its eventfd"))?;
             let core = cores.get(shard % cores.len().max(1)).copied();
-            let (thread, found) = driver::spawn(shard, core, receiver, events.clone(), patience)?;
+            let (thread, found) = driver::spawn(shard, core, receiver, events.clone(), patience, config.mask)?;
             features = found;
             shards.push(Running { mailbox, thread });
         }

@@ -68,7 +68,7 @@ async fn open(shards: &Shards, number: u64) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn rule27_a_panic_ends_one_disc_and_no_other() {
-    let (shards, mut events) = Shards::start(ShardConfig { shards_count: Some(1) }).unwrap();
+    let (shards, mut events) = Shards::start(ShardConfig { shards_count: Some(1), ..ShardConfig::default() }).unwrap();
     let (bad, good) = (open(&shards, 1).await, open(&shards, 2).await);
     let (mut victims, mut neighbour) = ([Peer::connect(bad), Peer::connect(bad)], Peer::connect(good));
     shards.shards[0].mailbox.send(Letter::Panic(DiscNumber(1))).await.unwrap();
