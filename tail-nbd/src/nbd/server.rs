@@ -21,7 +21,8 @@ enum Phase {
     // Boxed because it is large, and gone after the first milliseconds.
     Negotiation(Box<Negotiation>),
     Transmission(Transmission),
-    Closed,
+    // What is in flight is still answered as was agreed on.
+    Closed(Option<Agreement>),
 }
 
 /// What a connection asks of its driver.
@@ -66,10 +67,10 @@ impl Server {
                     }),
                 )
             }),
-            Phase::Closed => return Ok((bytes.len(), None)),
+            Phase::Closed(_) => return Ok((bytes.len(), None)),
         };
         if matches!(result, Err(_) | Ok((_, Some(Event::Closed)))) {
-            self.phase = Phase::Closed;
+            self.phase = Phase::Closed(self.agreement().copied());
         }
         result
     }
@@ -87,7 +88,7 @@ impl Server {
             Ok(Some(agreement)) => self.phase = Phase::Transmission(Transmission::new(agreement)),
             Ok(None) => {}
             Err(violation) => {
-                self.phase = Phase::Closed;
+                self.phase = Phase::Closed(None);
                 return Err(violation);
             }
         }
@@ -138,7 +139,8 @@ impl Server {
     pub fn agreement(&self) -> Option<&Agreement> {
         match &self.phase {
             Phase::Transmission(transmission) => Some(transmission.agreement()),
-            _ => None,
+            Phase::Closed(agreement) => agreement.as_ref(),
+            Phase::Negotiation(_) => None,
         }
     }
 
