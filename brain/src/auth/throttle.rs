@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -74,7 +74,15 @@ impl Throttle {
 
 fn key(username: &str, address: Option<IpAddr>) -> Key {
     let end = username.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NAME_BYTES_MAX).last();
-    (username[..end.unwrap_or(0)].to_owned(), address)
+    (username[..end.unwrap_or(0)].to_owned(), address.map(network))
+}
+
+/// Where somebody comes from: with IPv6 the /64, since whoever has one address of it has them all.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        IpAddr::V4(address) => address.into(),
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +104,11 @@ mod tests {
         assert_eq!(throttle.wait("alice", None, start + Duration::from_secs(2)), None);
         assert_eq!(throttle.wait("bob", None, start), None);
         assert_eq!(throttle.wait("alice", "192.0.2.1".parse().ok(), start), None, "from elsewhere");
+        let address = |text: &str| text.parse().ok();
+        (0..5).for_each(|n| throttle.failed("alice", address(&format!("2001:db8::{n}")), start));
+        assert!(throttle.wait("alice", address("2001:db8::ffff"), start).is_some(), "one customer's /64");
+        assert_eq!(throttle.wait("alice", address("2001:db8:0:1::1"), start), None);
+        throttle.succeeded("alice", address("2001:db8::1"));
         for _ in 0..100 {
             throttle.failed("alice", None, start);
         }

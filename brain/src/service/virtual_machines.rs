@@ -30,8 +30,10 @@ use tokio_postgres::Transaction;
 
 /// Longest time a request may wait for a status.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Between two looks while it waits: half of what a person notices, and cheap.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two looks while it waits: at first what a person does not notice; each look costs three
+/// queries, and hundreds may wait.
+const LOOK_INTERVAL_FIRST: Duration = Duration::from_millis(200);
+const LOOK_INTERVAL_LAST: Duration = Duration::from_secs(2);
 
 /// A machine with its discs and cards.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,12 +92,15 @@ pub async fn wait(
     wait: Duration,
 ) -> Result<VmTree, ServiceError> {
     let deadline = tokio::time::Instant::now() + wait.min(WAIT_MAX);
+    let mut interval = LOOK_INTERVAL_FIRST;
     loop {
         let found = show(service, caller, filter).await?;
-        if until.contains(&found.vm.status.state) || tokio::time::Instant::now() >= deadline {
+        let now = tokio::time::Instant::now();
+        if until.contains(&found.vm.status.state) || now >= deadline {
             return Ok(found);
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep_until((now + interval).min(deadline)).await;
+        interval = (interval * 3 / 2).min(LOOK_INTERVAL_LAST);
     }
 }
 
