@@ -17,8 +17,8 @@ use core::cell::{Cell, RefCell};
 /// Alignment of each buffer, in bytes: a page, which suits O_DIRECT too.
 pub const ALIGNMENT: usize = 4096;
 
-/// Buffers in a few sizes.
-#[derive(Debug)]
+/// Buffers in a few sizes. A clone hands out the same buffers.
+#[derive(Clone, Debug)]
 pub struct Pool {
     classes: Vec<Rc<Class>>,
 }

@@ -58,6 +58,9 @@ pub mod server;
 pub mod shard;
 #[forbid(unsafe_code)]
 pub mod sidecar;
+#[cfg(test)]
+#[forbid(unsafe_code)]
+mod sim;
 #[forbid(unsafe_code)]
 pub mod store;
 #[forbid(unsafe_code)]

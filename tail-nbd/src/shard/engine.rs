@@ -92,6 +92,21 @@ impl Engine {
         }
     }
 
+    /// What is in the tables and queues.
+    #[cfg(test)]
+    pub(crate) fn census(&self) -> Census {
+        let shard = &self.shard;
+        Census {
+            discs_count: shard.discs.len(),
+            connections_count: shard.connections.len(),
+            transfers_count: shard.transfers.len(),
+            queued_count: shard.outbox.len(),
+            waiting_count: shard.status().waiting_count,
+            batches_count: shard.batches.len(),
+            buffers_count: shard.pool.taken_count(),
+        }
+    }
+
     /// Confines a panic to the disc that was being worked on.
     fn guard(&mut self, work: impl FnOnce(&mut Shard)) {
         let shard = &mut self.shard;
@@ -103,6 +118,26 @@ impl Engine {
             resume_unwind(panic);
         }
     }
+}
+
+/// How much of everything a shard has now.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// Discs that are open.
+    pub(crate) discs_count: usize,
+    /// Connections that are not over.
+    pub(crate) connections_count: usize,
+    /// Requests being carried out.
+    pub(crate) transfers_count: usize,
+    /// Operations that are not submitted.
+    pub(crate) queued_count: usize,
+    /// Connections and requests that wait for a buffer.
+    pub(crate) waiting_count: usize,
+    /// Batches that are kept for the next reply.
+    pub(crate) batches_count: usize,
+    /// Data buffers that are not in the pool.
+    pub(crate) buffers_count: usize,
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -22,7 +22,7 @@
 mod access;
 mod clients;
 pub mod driver;
-mod engine;
+pub(crate) mod engine;
 mod handle;
 mod orders;
 mod owner;
