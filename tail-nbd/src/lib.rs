@@ -13,7 +13,7 @@
 //!
 //! Reading order of the control side: [`server`] (start and stop), [`store`] (the set of discs), [`sidecar`] and
 //! [`pool`] (what survives a crash), [`control`] (the spine session), [`address`] (who answers for a disc's address),
-//! [`jobs`] (image import), [`cleanup`] (after the end of the process).
+//! [`jobs`] (image import), [`capacity`] (what the machine must allow), [`cleanup`] (after the end of the process).
 
 extern crate alloc;
 
@@ -21,6 +21,8 @@ extern crate alloc;
 pub mod address;
 #[forbid(unsafe_code)]
 pub mod buffer;
+#[forbid(unsafe_code)]
+pub mod capacity;
 #[forbid(unsafe_code)]
 pub mod cleanup;
 #[forbid(unsafe_code)]

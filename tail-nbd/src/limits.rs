@@ -54,18 +54,18 @@ pub const NEGOTIATING_MAX: usize = 64;
 /// Threads that serve discs; beyond the cores of any machine.
 pub const SHARDS_MAX: usize = 256;
 
-/// Discs of one shard.
-pub const DISCS_MAX: usize = 4096;
+/// Discs of one shard. A disc's shard follows from its number, so one may have them all.
+pub const DISCS_MAX: usize = 65_536;
 
-/// Connections of one shard, negotiated or not.
-pub const CONNECTIONS_MAX: usize = 8192;
+/// Connections of one shard, negotiated or not: a client for each disc, and twice that while VMs move.
+pub const CONNECTIONS_MAX: usize = 131_072;
 
 /// Requests being worked on in one shard.
 pub const TRANSFERS_MAX: usize = 4096;
 
 /// Operations in the kernel: an accept for each disc, a receive and a send for each connection, one for
 /// each request, one sync for each disc, and the mailbox.
-pub const SLOTS_MAX: usize = 32_768;
+pub const SLOTS_MAX: usize = 1 << 19;
 
 const _: () = assert!(SLOTS_MAX > 2 * DISCS_MAX + 2 * CONNECTIONS_MAX + TRANSFERS_MAX);
 
@@ -120,6 +120,13 @@ pub const SPARSE_BYTES_MIN: u64 = 32 << 10;
 
 /// How often one piece of a read is looked at for holes; what is left is read.
 pub const SPARSE_LOOKS_MAX: u32 = 4;
+
+/// Batches without a use that are kept for the next sends, and as many of what the kernel looks at beside them. A
+/// turn with more sends makes new ones.
+pub const SPARE_BATCHES_MAX: usize = 512;
+
+/// Threads for calls that block: opening thousands of discs at a start must not take a thread each.
+pub const BLOCKING_THREADS_MAX: usize = 64;
 
 /// Orders waiting for a shard; the control thread waits when it is full.
 pub const MAILBOX_LETTERS_MAX: usize = 64;

@@ -14,7 +14,7 @@ use tail_nbd::{
     cleanup,
     config::Config,
     control::{status, table},
-    limits::SHARDS_MAX,
+    limits::{BLOCKING_THREADS_MAX, SHARDS_MAX},
     ring::probe::Mask,
     serve::{self, Listen, ServeConfig},
     server,
@@ -159,7 +159,10 @@ fn log(level: Level) {
 /// Runs until the work is over, which is told of SIGTERM and SIGINT.
 fn until_stopped(work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<()>) -> Result<()> {
     // The shards, the jobs and the addresses have threads of their own; one is enough for the rest.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let (stop_sender, stop) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;

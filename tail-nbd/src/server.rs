@@ -7,6 +7,7 @@
 
 use crate::{
     address::{Addresses, KeeperConfig},
+    capacity::{Allowed, Needs},
     config::Config,
     control::{
         epoch::{EpochError, Seen},
@@ -112,7 +113,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         tasks.push(start_metrics(address, source).await?);
     }
     let link = connect_node(node_config(&config, seen));
-    let discs_count = store.reports().len();
+    let discs_count = name_shortages(&store, Allowed::of(open_files_max));
     tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
     notify("READY=1");
     let state_dir = config.state_dir.clone();
@@ -168,6 +169,16 @@ async fn start_store(config: &Config) -> Result<(Arc<Store>, mpsc::Receiver<Shar
     let store = Store::new(parts, changed);
     store.start(scan).await;
     Ok((store, shard_events))
+}
+
+/// Says which limits of the machine are too low for the discs that are here. Returns how many discs there are.
+fn name_shortages(store: &Store, allowed: Allowed) -> usize {
+    let reports = store.reports();
+    let discs = reports.iter().map(|(name, report)| (name.number, report));
+    for shortage in Needs::of(discs, store.shards().count()).shortages(allowed) {
+        tracing::error!("{shortage}");
+    }
+    reports.len()
 }
 
 fn node_config(config: &Config, seen: Seen) -> NodeConfig {

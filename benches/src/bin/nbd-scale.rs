@@ -27,8 +27,8 @@ struct Arguments {
     /// How many of them are busy at once
     #[arg(long, value_name = "N", default_value_t = 400)]
     busy: u64,
-    /// Requests in flight on each busy connection
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    /// Requests in flight on each of them
+    #[arg(long, value_name = "N", default_value_t = 8)]
     depth: usize,
     /// Threads of the tail that serve
     #[arg(long, value_name = "N", default_value_t = 2)]

@@ -125,6 +125,17 @@ impl Connection {
         Ok(sent || moved)
     }
 
+    /// As [`Connection::turn`] the other way round: takes what has arrived, and asks for as much again.
+    ///
+    /// # Errors
+    /// As [`Connection::turn`].
+    pub fn answer(&mut self, report: &mut Report, received: &mut [u8], counting: bool) -> Result<()> {
+        self.receive(report, received, counting)?;
+        self.fill();
+        self.send()?;
+        Ok(())
+    }
+
     /// When the next request is due; none while it waits for a reply or for the socket anyway.
     pub fn due(&self) -> Option<Instant> {
         (self.interval.is_some() && !self.free.is_empty()).then_some(self.next_due)

@@ -23,8 +23,14 @@ use anyhow::{Context, Result, bail};
 use connection::Connection;
 use plan::Plan;
 use report::Report;
-use rustix::event::{PollFd, PollFlags, poll};
-use std::time::{Duration, Instant};
+use rustix::{
+    buffer::spare_capacity,
+    event::{PollFd, PollFlags, epoll, poll},
+};
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 /// What to do, to whom, for how long.
 #[derive(Debug, Clone)]
@@ -51,6 +57,8 @@ pub struct Config {
 
 /// Longest sleep when nothing is due: the ends of warm-up and run are met this exactly.
 const POLL_MAX: Duration = Duration::from_millis(10);
+/// Up to so many connections are all looked at in turn, without asking which of them have something.
+const EAGER_MAX: usize = 16;
 /// How long the last requests may take to come back.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -90,6 +98,9 @@ pub fn run_on(config: &Config, targets: &[String]) -> Result<(Report, Vec<u64>)>
         let stagger = interval.map(|interval| interval * nth / config.connections_count as u32);
         connection.start(started, interval, stagger.unwrap_or_default());
     }
+    // In the open loop each connection has times of its own.
+    let many = connections.len() > EAGER_MAX && config.rate.is_none();
+    let mut ready = many.then(|| Ready::new(&connections)).transpose()?;
     let mut counting = false;
     loop {
         let now = Instant::now();
@@ -99,6 +110,12 @@ pub fn run_on(config: &Config, targets: &[String]) -> Result<(Report, Vec<u64>)>
         }
         if now >= ends {
             break;
+        }
+        if let Some(ready) = &mut ready {
+            for nth in ready.wait()? {
+                connections[nth].answer(&mut report, &mut received, counting)?;
+            }
+            continue;
         }
         let mut progressed = false;
         for connection in &mut connections {
@@ -112,6 +129,35 @@ pub fn run_on(config: &Config, targets: &[String]) -> Result<(Report, Vec<u64>)>
     finish(&mut connections, &mut report, &mut received)?;
     let counts = connections.iter().map(Connection::counted).collect();
     Ok((report, counts))
+}
+
+/// Which of many connections have something to do.
+struct Ready {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+}
+
+impl Ready {
+    fn new(connections: &[Connection]) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (connection, nth) in connections.iter().zip(0u64..) {
+            // A turn takes all that is there and sends all that goes, so only what comes after it is news.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            epoll::add(&epoll, connection, epoll::EventData::new_u64(nth), flags)?;
+        }
+        Ok(Self { epoll, events: Vec::with_capacity(connections.len()) })
+    }
+
+    /// The connections with news, as soon as there are any.
+    fn wait(&mut self) -> Result<impl Iterator<Item = usize>> {
+        self.events.clear();
+        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_MAX.subsec_nanos()) };
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("epoll"),
+        }
+        Ok(self.events.iter().map(|event| event.data.u64() as usize))
+    }
 }
 
 /// Lets what is in flight come back, uncounted, then says goodbye: some servers do not survive a

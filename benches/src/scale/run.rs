@@ -41,8 +41,8 @@ const KEY: &str = "scale";
 const SETTLE: Duration = Duration::from_secs(12);
 /// How long a client that waits for the restart tries.
 const BACK_DEADLINE: Duration = Duration::from_secs(60);
-/// Connections to the disc that the busy ones are compared with.
-const SINGLE_CONNECTIONS: usize = 4;
+/// Connections to the disc that the busy ones are compared with, and requests in flight on each.
+const SINGLE: (usize, usize) = (4, 32);
 /// Descriptors of this process beside one for each client.
 const OPEN_FILES_SPARE: u64 = 512;
 /// For the random offsets.
@@ -55,7 +55,7 @@ pub struct Config {
     pub discs_count: u64,
     /// How many of them are busy at once: at most as many, and at most 1,000.
     pub busy_count: u64,
-    /// Requests in flight on each connection of a busy disc.
+    /// Requests in flight on the connection of each busy disc.
     pub depth: usize,
     /// Threads of the tail that serve.
     pub shards_count: usize,
@@ -241,7 +241,7 @@ impl Lab {
 
     /// Many busy discs against one.
     fn busy(&mut self) -> Result<()> {
-        let (busy_count, depth) = (self.config.busy_count, self.config.depth);
+        let busy_count = self.config.busy_count;
         let bytes = busy_count * DISC_BYTES;
         let single = self.config.discs_count + NEW_DISCS + 1;
         self.brain.create(single, bytes, KEY).wait()?;
@@ -261,32 +261,42 @@ impl Lab {
         };
         let mut rates = [Vec::new(), Vec::new()];
         let mut cpu_us = [Vec::new(), Vec::new()];
-        let mut shares = Vec::new();
+        let mut client_us = [Vec::new(), Vec::new()];
+        let (mut shares, mut shard_shares) = (Vec::new(), Vec::new());
         // In turn, so that what else the machine does hits both alike.
         for _ in 0..3 {
-            for (which, discs, connections_count) in
-                [(0, &[single][..], SINGLE_CONNECTIONS), (1, &numbers[..], numbers.len())]
+            for (which, discs, (connections_count, depth)) in
+                [(0, &[single][..], SINGLE), (1, &numbers[..], (numbers.len(), self.config.depth))]
             {
                 let load = self.load(connections_count, depth)?;
                 let (report, counts) = load::run_on(&load, &targets(discs))?;
                 let summary = report.summary();
                 rates[which].push(summary.iops);
                 cpu_us[which].extend(summary.server_cpu_us);
+                client_us[which].push(summary.client_cpu_us);
                 if which == 1 {
-                    let total: u64 = counts.iter().sum();
-                    let least = counts.iter().min().copied().unwrap_or(0);
-                    shares.push(least as f64 * counts.len() as f64 / total.max(1) as f64);
+                    shares.push(worst_share(&counts));
+                    let own_shard = |shard: u64| -> Vec<u64> {
+                        let of_shard = |number: u64| number % self.config.shards_count as u64 == shard;
+                        discs.iter().zip(&counts).filter(|(n, _)| of_shard(**n)).map(|(_, count)| *count).collect()
+                    };
+                    let shards = (0..self.config.shards_count as u64).map(own_shard);
+                    shard_shares.push(shards.map(|counts| worst_share(&counts)).fold(f64::INFINITY, f64::min));
                 }
             }
         }
         let median = |values: &[f64]| Spread::of(values).map_or(0.0, |spread| spread.median);
         let (one, many) = (median(&rates[0]), median(&rates[1]));
-        self.note(&format!("reads of 4 connections × {depth} on one disc"), one, "IOPS", None);
-        self.note(&format!("reads of {busy_count} discs × {depth} at once"), many, "IOPS", None);
+        self.note(&format!("reads of {} connections × {} on one disc", SINGLE.0, SINGLE.1), one, "IOPS", None);
+        self.note(&format!("reads of {busy_count} discs × {} at once", self.config.depth), many, "IOPS", None);
         self.note("busy discs together against one", many / one.max(1.0), "×", Bar::AtLeast(0.8));
         self.note("the worst share of a busy disc against a fair one", median(&shares), "×", Bar::AtLeast(0.5));
+        // A shard that shares its processor with the client has less to give.
+        self.note("the same among the discs of one shard", median(&shard_shares), "×", Bar::AtLeast(0.5));
         self.note("CPU of the tail for a read, one disc", median(&cpu_us[0]), "µs", None);
         self.note("CPU of the tail for a read, busy discs", median(&cpu_us[1]), "µs", None);
+        self.note("CPU of the client for a read, one disc", median(&client_us[0]), "µs", None);
+        self.note("CPU of the client for a read, busy discs", median(&client_us[1]), "µs", None);
         self.brain.remove(single).wait()
     }
 
@@ -352,6 +362,13 @@ impl Lab {
         self.tail.stop()?;
         Ok(())
     }
+}
+
+/// What the one that got least got, of an equal share.
+fn worst_share(counts: &[u64]) -> f64 {
+    let total: u64 = counts.iter().sum();
+    let least = counts.iter().min().copied().unwrap_or(0);
+    least as f64 * counts.len() as f64 / total.max(1) as f64
 }
 
 /// A thread that reads all the time.

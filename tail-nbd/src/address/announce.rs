@@ -4,7 +4,7 @@
 //! (safety rule 12), so each address is announced several times.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv6Addr,
     time::{Duration, Instant},
 };
@@ -19,12 +19,16 @@ const AT_MS: [u64; 6] = [0, 20, 100, 500, 2_000, 10_000];
 pub struct Announcements {
     /// When each address came up, and how many announcements it has had.
     pending: BTreeMap<Ipv6Addr, (Instant, usize)>,
+    /// When each is due: a start with thousands of addresses asks for the next one after each of them.
+    queue: BTreeSet<(Instant, Ipv6Addr)>,
 }
 
 impl Announcements {
     /// An address came up at `now`.
     pub fn add(&mut self, address: Ipv6Addr, now: Instant) {
+        self.remove(address);
         self.pending.insert(address, (now, 0));
+        self.queue.insert((due_at(now, 0), address));
     }
 
     /// An address is to be announced once more at `now`, unless that is going to happen anyway.
@@ -36,28 +40,33 @@ impl Announcements {
 
     /// An address is going.
     pub fn remove(&mut self, address: Ipv6Addr) {
-        self.pending.remove(&address);
+        if let Some((since, sent)) = self.pending.remove(&address) {
+            self.queue.remove(&(due_at(since, sent), address));
+        }
     }
 
     /// When the next one is due; none when there is none.
     pub fn next(&self) -> Option<Instant> {
-        self.pending.values().map(|(since, sent)| due_at(*since, *sent)).min()
+        self.queue.first().map(|(at, _)| *at)
     }
 
     /// The addresses to announce at `now`; each is counted as announced. One that is late is announced
     /// once, not once for each time that was missed.
     pub fn due(&mut self, now: Instant) -> Vec<Ipv6Addr> {
         let mut due = Vec::new();
-        self.pending.retain(|address, (since, sent)| {
-            if due_at(*since, *sent) > now {
-                return true;
-            }
-            due.push(*address);
+        while let Some((at, address)) = self.queue.first().copied().filter(|(at, _)| *at <= now) {
+            self.queue.remove(&(at, address));
+            due.push(address);
+            let Some((since, sent)) = self.pending.get_mut(&address) else { continue };
             while *sent < AT_MS.len() && due_at(*since, *sent) <= now {
                 *sent += 1;
             }
-            *sent < AT_MS.len()
-        });
+            if *sent < AT_MS.len() {
+                self.queue.insert((due_at(*since, *sent), address));
+            } else {
+                self.pending.remove(&address);
+            }
+        }
         due
     }
 }
@@ -114,5 +123,17 @@ mod tests {
         announcements.add(Ipv6Addr::LOCALHOST, Instant::now());
         announcements.remove(Ipv6Addr::LOCALHOST);
         assert_eq!(announcements.next(), None);
+        assert!(announcements.due(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_comes_up_again_starts_anew() {
+        let (start, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let mut announcements = Announcements::default();
+        announcements.add(Ipv6Addr::LOCALHOST, start);
+        assert_eq!(announcements.due(start).len(), 1);
+        announcements.add(Ipv6Addr::LOCALHOST, later);
+        assert_eq!(announcements.next(), Some(later));
+        assert_eq!(announcements.due(later).len(), 1, "and only once at a time");
     }
 }

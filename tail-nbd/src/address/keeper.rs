@@ -185,7 +185,9 @@ impl Keeper {
             tracing::warn!(%address, "removing an address that no disc here has");
             netlink.remove(interface, address).await?;
         }
-        let present: Vec<_> = self.wanted.keys().filter(|address| observed.contains(address)).copied().collect();
+        // Those that are known to be up are the most, and there is nothing to say of them.
+        let news = |(address, state): &(&Ipv6Addr, &State)| **state != State::Up && observed.contains(address);
+        let present: Vec<_> = self.wanted.iter().filter(news).map(|(address, _)| *address).collect();
         for address in present {
             self.is_up(address);
         }
@@ -218,7 +220,13 @@ impl Keeper {
             return;
         }
         match netlink.add(interface, address).await {
-            Ok(()) => self.is_up(address),
+            Ok(()) => {
+                // Somebody is about to send clients there.
+                if self.waiting.contains_key(&address) && !netlink.wait_until_local(address).await {
+                    tracing::warn!(%address, "the kernel does not take in packets for the address of a disc yet");
+                }
+                self.is_up(address);
+            }
             Err(error) => {
                 tracing::error!(error = describe(&error), "the address of a disc is not up");
                 self.set_trouble(address, Some(describe(&error)));

@@ -3,11 +3,12 @@
 use super::neighbour::{self, Mac};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
-    Handle,
+    Handle, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressHeaderFlags, CacheInfo},
         link::LinkAttribute,
+        route::RouteType,
     },
 };
 use rustix::io::Errno;
@@ -25,6 +26,10 @@ const PROBE_BUFFER_BYTES: usize = 4 << 20;
 
 /// How long a probe waits for answers (safety rule 11).
 const PROBE_DEADLINE: Duration = Duration::from_millis(200);
+
+/// How long an address that was added may take until packets for it are taken in, and how often that is looked at.
+const LOCAL_DEADLINE: Duration = Duration::from_millis(250);
+const LOCAL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the interface could not be looked at or changed.
 #[derive(Debug, Error)]
@@ -138,6 +143,25 @@ impl Netlink {
                 Err(NetlinkError::Kernel { what: format!("add address {address}"), source: error })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until the kernel takes in packets for an address that was added, which it sees to some time after its
+    /// answer (addrconf_dad_work). A client that comes before tries again only after a second. False when that does
+    /// not come about soon: the interface may be down.
+    pub async fn wait_until_local(&self, address: Ipv6Addr) -> bool {
+        let deadline = Instant::now() + LOCAL_DEADLINE;
+        loop {
+            let request = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build();
+            let found = self.handle.route().get(request).execute().try_next().await;
+            // An error says that there is no route at all.
+            if found.is_ok_and(|route| route.is_some_and(|route| route.header.kind == RouteType::Local)) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(LOCAL_PAUSE).await;
         }
     }
 

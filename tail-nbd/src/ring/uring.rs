@@ -19,7 +19,8 @@ use super::probe::{Mask, ProbeError, probe};
 use super::slots::{Slots, Token};
 use crate::buffer::{ALIGNMENT, Buffer, Pool};
 use crate::limits::{
-    BATCH_PARTS_MAX, COMPLETIONS_MAX, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX, SUBMISSIONS_MAX,
+    BATCH_PARTS_MAX, COMPLETIONS_MAX, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX,
+    SPARE_BATCHES_MAX, SUBMISSIONS_MAX,
 };
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -172,7 +173,11 @@ impl Ring {
                 (Op::Accept { .. }, Ok(fd)) => Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
                 _ => None,
             };
-            self.wires.extend(flight.wire);
+            if let Some(wire) = flight.wire
+                && self.wires.len() < SPARE_BATCHES_MAX
+            {
+                self.wires.push(wire);
+            }
             completions.push(Completion { owner: flight.owner, op: flight.op, result, socket, received });
         }
     }

@@ -248,6 +248,11 @@ impl Shards {
         Ok((Self { shards, features }, receiver))
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.shards.len()
+    }
+
     /// What the probe found, as a line for the log and for `tail-nbd status`.
     pub fn features(&self) -> &str {
         &self.features

@@ -5,7 +5,7 @@ use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
-use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, TRANSFERS_MAX};
+use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
 use crate::metrics::Histogram;
 use crate::nbd::reply::Answer;
 use crate::nbd::request::Request;
@@ -226,7 +226,10 @@ impl Shard {
     /// A batch that is sent, or will never be.
     pub(super) fn recycle(&mut self, mut batch: Box<Batch>) {
         batch.clear();
-        self.batches.push(batch);
+        // After thousands of clients came at once, most would never be needed again.
+        if self.batches.len() < SPARE_BATCHES_MAX {
+            self.batches.push(batch);
+        }
     }
 
     /// Has `write` append its answer to the replies of a connection, unless it is cut.

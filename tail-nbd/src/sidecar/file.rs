@@ -43,10 +43,10 @@ pub enum SidecarError {
     },
 }
 
-/// An open sidecar and the record it is known to hold. All calls block.
+/// A sidecar and the record it is known to hold. All calls block. The file is open only while it is read or written: a
+/// tail with thousands of discs needs its descriptors for their clients.
 #[derive(Debug)]
 pub struct Sidecar {
-    file: File,
     path: PathBuf,
     record: Record,
     /// Where `record` is: the next write goes to the other one.
@@ -83,17 +83,16 @@ impl Sidecar {
     /// When the system fails or there is no readable record in it.
     pub fn open(path: &Path) -> Result<Self, SidecarError> {
         let io_error = |verb| move |source| SidecarError::Io { verb, path: path.to_owned(), source };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
-        let file = options.open(path).map_err(io_error("open"))?;
+        // Also for writing, so that a file which cannot be changed is found at once.
+        let file = options().read(true).open(path).map_err(io_error("open"))?;
         let mut bytes = Vec::with_capacity(SIDECAR_BYTES);
-        (&file).take(SIDECAR_BYTES as u64).read_to_end(&mut bytes).map_err(io_error("read"))?;
+        file.take(SIDECAR_BYTES as u64).read_to_end(&mut bytes).map_err(io_error("read"))?;
         let current =
             slots::decode(&bytes).map_err(|source| SidecarError::Unreadable { path: path.to_owned(), source })?;
         if let Some(damage) = &current.other {
             tracing::warn!(path = %path.display(), %damage, "half of a sidecar is damaged; the other half is used");
         }
-        Ok(Self { file, path: path.to_owned(), record: current.record, slot: current.slot, sequence: current.sequence })
+        Ok(Self { path: path.to_owned(), record: current.record, slot: current.slot, sequence: current.sequence })
     }
 
     /// The record in force.
@@ -117,15 +116,19 @@ impl Sidecar {
             .map_err(|source| SidecarError::TooLong { path: self.path.clone(), source })?;
         self.sequence = sequence;
         let slot = self.slot.other();
-        self.file.write_all_at(&bytes, slot.offset() as u64).map_err(|source| SidecarError::Io {
-            verb: "write",
-            path: self.path.clone(),
-            source,
-        })?;
+        let written = options().open(&self.path).and_then(|file| file.write_all_at(&bytes, slot.offset() as u64));
+        written.map_err(|source| SidecarError::Io { verb: "write", path: self.path.clone(), source })?;
         self.slot = slot;
         self.record = record;
         Ok(())
     }
+}
+
+/// For overwriting in place: each write is durable when it returns, and nothing is made or followed.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_DSYNC | libc::O_NOFOLLOW);
+    options
 }
 
 /// Makes the names in the folder that holds `path` durable.

@@ -8,7 +8,10 @@ use crate::{
 };
 use spine::{
     id::{AttachmentsVersion, DiscName, Generation, PoolName},
-    resource::disc::{DiscReport, DiscState},
+    resource::{
+        disc::{DiscReport, DiscState},
+        global::StoragePools,
+    },
 };
 use std::{
     fs::{self, File},
@@ -95,6 +98,21 @@ impl Disc {
     /// What there is to say of it.
     pub fn report(&self) -> DiscReport {
         lock(&self.report).clone()
+    }
+
+    /// The pool it is in.
+    pub fn pool_name(&self) -> PoolName {
+        lock(&self.report).storage_pool.clone()
+    }
+
+    /// Adds what it takes to its pool, if that is among `pools`.
+    pub fn add_to(&self, pools: &mut StoragePools) {
+        let report = lock(&self.report);
+        if let Some(pool) = pools.get_mut(&report.storage_pool) {
+            pool.allocated += report.allocated;
+            pool.promised = pool.promised.saturating_add(report.size);
+            pool.discs += 1;
+        }
     }
 
     /// Says something new of it.

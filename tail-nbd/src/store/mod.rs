@@ -80,6 +80,8 @@ pub struct Store {
     discs: Mutex<BTreeMap<DiscNumber, Arc<Disc>>>,
     changed: Arc<Changed>,
     tasks: Mutex<JoinSet<()>>,
+    /// The disc whose turn it is to be looked at.
+    next_look: Mutex<DiscNumber>,
 }
 
 /// What a store is made of.
@@ -130,7 +132,13 @@ impl Changed {
 impl Store {
     /// An empty one. `changed` is marked for each disc whose report changes.
     pub fn new(parts: Parts, changed: Arc<Changed>) -> Arc<Self> {
-        Arc::new(Self { parts, discs: Mutex::default(), changed, tasks: Mutex::default() })
+        Arc::new(Self {
+            parts,
+            discs: Mutex::default(),
+            changed,
+            tasks: Mutex::default(),
+            next_look: Mutex::new(DiscNumber(0)),
+        })
     }
 
     /// Where changes are marked.
@@ -158,7 +166,6 @@ impl Store {
     /// The pools and how full they are; a pool whose filesystem does not answer is left out, with a
     /// line in the log. Blocks.
     pub fn pools(&self) -> global::StoragePools {
-        let reports = self.reports();
         let mut pools = global::StoragePools::new();
         for (name, pool) in &self.parts.pools {
             let space = match pool.space() {
@@ -168,27 +175,37 @@ impl Store {
                     continue;
                 }
             };
-            let of_pool = || reports.iter().filter(|(_, report)| report.storage_pool == *name);
             let report = global::Pool {
                 grade: pool.grade.clone(),
                 size: space.size_bytes,
                 free: space.free_bytes,
-                allocated: of_pool().map(|(_, report)| report.allocated).sum(),
-                promised: of_pool().fold(0, |sum, (_, report)| sum.saturating_add(report.size)),
-                discs: of_pool().count() as u64,
+                allocated: 0,
+                promised: 0,
+                discs: 0,
                 note: pool.note.clone(),
                 extra: serde_json::Map::new(),
             };
             pools.insert(name.clone(), report);
         }
+        for disc in lock(&self.discs).values() {
+            disc.add_to(&mut pools);
+        }
         pools
     }
 
-    /// Looks again how much of each disc is allocated. Blocks.
+    /// Looks again how much of each disc is allocated, of at most [`LOOKS_MAX`] discs in turn. Blocks.
     pub fn refresh_allocated(&self) {
-        let discs: Vec<_> = lock(&self.discs).values().cloned().collect();
+        let discs: Vec<_> = {
+            let (discs, mut next) = (lock(&self.discs), lock(&self.next_look));
+            let from_there = discs.range(*next..).chain(discs.range(..*next));
+            let chosen: Vec<_> = from_there.take(LOOKS_MAX).map(|(_, disc)| disc.clone()).collect();
+            if let Some(last) = chosen.last() {
+                *next = DiscNumber(last.name.number.0.saturating_add(1));
+            }
+            chosen
+        };
         for disc in discs {
-            let pool = self.parts.pools.get(&disc.report().storage_pool);
+            let pool = self.parts.pools.get(&disc.pool_name());
             if pool.is_some_and(|pool| disc.refresh_allocated(&pool.data_path(disc.name.number))) {
                 self.changed.mark(disc.name.number);
             }
@@ -307,6 +324,10 @@ impl Store {
         Some((disc, held))
     }
 }
+
+/// Discs that one look asks the filesystem about: a tail with thousands of idle discs is to stay idle itself, and a
+/// figure for people may be some looks old.
+const LOOKS_MAX: usize = 512;
 
 /// How long a stop waits for what still looks at the discs.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
