@@ -1,11 +1,17 @@
 //! The brain's end.
 
-use super::{Session, node::describe, outgoing::Outgoing};
+use super::{
+    Session,
+    node::describe,
+    outgoing::{Full, Outgoing},
+};
 use crate::{
     frame::LineBuffer,
     id::ResourceName,
-    limits::{COMMANDS_IN_FLIGHT_MAX, HELLO_DEADLINE_MS},
-    message::{Answer, BrainMessage, Command, Complaint, Hello, NodeMessage, Notice, Reason, Tag, Violation, Welcome},
+    limits::{COMMANDS_IN_FLIGHT_MAX, HELLO_DEADLINE_MS, LINE_BYTES_MAX},
+    message::{
+        Answer, BrainMessage, Command, Complaint, Hello, NodeMessage, Notice, Reason, Refusal, Tag, Violation, Welcome,
+    },
 };
 use bytes::Bytes;
 use serde_json::Value;
@@ -25,7 +31,8 @@ pub enum NodeSaid {
     Destroyed(ResourceName, Value),
     /// All it has was said: from here its resources count (R067).
     Ready,
-    /// A command was carried out or not.
+    /// A command was carried out or not. One whose line would be too long is refused `too-long` here,
+    /// and never leaves: it must not cost the node its connection, and with it every other resource.
     Answered {
         /// The command's.
         tag: Tag,
@@ -143,8 +150,19 @@ impl BrainSession {
     fn send_waiting(&mut self) {
         while self.state == State::Ready && self.in_flight.len() < COMMANDS_IN_FLIGHT_MAX {
             let Some((tag, command)) = self.waiting.pop_front() else { break };
-            assert!(self.in_flight.insert(tag), "tag {tag} is in flight already");
-            self.send(&BrainMessage::Command(tag, command));
+            assert!(!self.in_flight.contains(&tag), "tag {tag} is in flight already");
+            let message = BrainMessage::Command(tag, command);
+            match self.outgoing.push(&message) {
+                Ok(()) => {
+                    self.in_flight.insert(tag);
+                }
+                Err(Full::Line) => {
+                    let message = format!("the order is longer than {LINE_BYTES_MAX} bytes");
+                    let answer = Answer::No(Refusal { error: "too-long".to_owned(), message });
+                    self.events.push_back(NodeSaid::Answered { tag, answer });
+                }
+                Err(full @ Full::Queue) => self.give_up(full),
+            }
         }
     }
 
@@ -152,9 +170,13 @@ impl BrainSession {
         if self.state != State::Closed
             && let Err(full) = self.outgoing.push(message)
         {
-            self.outgoing.clear();
-            self.close(describe(full).to_owned());
+            self.give_up(full);
         }
+    }
+
+    fn give_up(&mut self, full: Full) {
+        self.outgoing.clear();
+        self.close(describe(full).to_owned());
     }
 
     fn close(&mut self, reason: String) {

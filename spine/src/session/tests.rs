@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     id::{Epoch, ResourceName},
-    limits::{COMMANDS_IN_FLIGHT_MAX, HELLO_DEADLINE_MS, VERSIONS},
+    limits::{COMMANDS_IN_FLIGHT_MAX, HELLO_DEADLINE_MS, LINE_BYTES_MAX, VERSIONS},
     message::{Answer, Command, Hello, Notice, Role, Tag, VersionRange, Welcome},
     resource::{Attributes, apply_update},
 };
@@ -142,6 +142,22 @@ fn tags_in_flight_are_unique_and_bounded() {
         node.handle_bytes(format!("t{tag} remove vm.a {{}}\n").as_bytes());
     }
     assert!(closed_with(&mut node).contains("too many"));
+}
+
+#[test]
+fn a_command_too_long_for_a_line_is_refused_and_the_connection_stays() {
+    let (_, mut brain) = ready_pair();
+    let Value::Object(long) = json!({"text": "x".repeat(LINE_BYTES_MAX)}) else { unreachable!() };
+    brain.handle_command(Tag(1), Command::Create(name(1), long));
+    brain.handle_command(Tag(2), Command::Remove(name(1), Attributes::new()));
+    assert_eq!(sent(&mut brain), "t2 remove disc.sata.2 {}\n");
+    let Some(NodeSaid::Answered { tag: Tag(1), answer: Answer::No(refusal) }) = brain.poll_event() else {
+        panic!("the long command is not answered")
+    };
+    assert_eq!(refusal.error, "too-long");
+    assert!(!brain.is_closed());
+    brain.handle_bytes(b"t1 ok {}\n");
+    assert!(brain.is_closed(), "a command that never left has no answer from the node");
 }
 
 #[test]
