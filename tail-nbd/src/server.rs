@@ -117,7 +117,8 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
     notify("READY=1");
     let state_dir = config.state_dir.clone();
-    Session { link, store: store.clone(), state_dir, seen, shard_events, connection }.run(stop).await;
+    let session = Session { link, store: store.clone(), state_dir, seen, shard_events, connection };
+    let shard_events = session.run(stop).await;
     tracing::info!("stopping");
     notify("STOPPING=1");
     // An aborted task ends with an error, and holds the store no longer.
@@ -125,7 +126,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         task.abort();
         let _ = task.await;
     }
-    store.stop().await;
+    store.stop(shard_events).await;
     let _ = fs::remove_file(&config.control_listen);
     tracing::info!("stopped");
     Ok(())

@@ -70,8 +70,9 @@ struct Talk {
 }
 
 impl Session {
-    /// Obeys the brain until `stop` is true, and then lets the orders at hand end.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// Obeys the brain until `stop` is true, and then lets the orders at hand end. Returns what the shards say
+    /// from then on.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> mpsc::Receiver<ShardEvent> {
         let store = self.store.clone();
         let first = tokio::task::spawn_blocking(move || Facts::look(&store)).await.unwrap_or_default();
         let (sender, facts) = watch::channel(first);
@@ -80,15 +81,16 @@ impl Session {
         background.spawn(facts::keep_looking(self.store.clone(), poke.clone(), sender));
         let mut talk = Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None };
         while !*stop.borrow() {
-            talk.turn(&mut stop, &mut background).await;
+            talk.turn(&mut stop).await;
         }
         talk.drain().await;
         background.shutdown().await;
+        talk.session.shard_events
     }
 }
 
 impl Talk {
-    async fn turn(&mut self, stop: &mut watch::Receiver<bool>, background: &mut JoinSet<()>) {
+    async fn turn(&mut self, stop: &mut watch::Receiver<bool>) {
         let run = run_on(&self.session.store);
         tokio::select! {
             // An error says that nobody is left who could tell: stop as well.
@@ -102,10 +104,7 @@ impl Talk {
                 self.poke.notify_one();
             }
             Ok(()) = self.facts.changed() => self.tell_facts(),
-            Some(event) = self.session.shard_events.recv() => {
-                let store = self.session.store.clone();
-                background.spawn(async move { store.handle_shard_event(event).await });
-            }
+            Some(event) = self.session.shard_events.recv() => self.session.store.handle_shard_event(event),
             () = tokio::time::sleep(KEEP_PAUSE), if self.unkept.is_some() => self.keep().await,
         }
     }

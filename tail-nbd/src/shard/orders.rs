@@ -225,6 +225,8 @@ impl Shard {
     pub(super) fn finish_close(&mut self, token: Token, result: Result<u32, Errno>) {
         let Some(disc) = self.discs.get(token) else { return };
         if matches!(disc.state, State::Closing { syncing: true, .. }) {
+            // Whoever asked may be gone, and when the shard stops nobody asked: it must not only be answered.
+            self.note_synced(token, result);
             self.remove(token, result);
         }
     }

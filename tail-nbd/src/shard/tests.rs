@@ -88,3 +88,27 @@ async fn rule27_a_panic_ends_one_disc_and_no_other() {
     assert!(Peer::connect(again).flush().is_some(), "it is served again");
     shards.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rule17_a_last_sync_that_fails_is_told_also_when_nobody_asked() {
+    let (shards, mut events) = Shards::start(ShardConfig { shards_count: Some(1), ..ShardConfig::default() }).unwrap();
+    // A socket cannot be synced: EINVAL.
+    for number in [1, 2] {
+        let disc = OpenDisc {
+            number: DiscNumber(number),
+            data: std::fs::File::from(OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0)),
+            size_bytes: 1 << 20,
+            listener: None,
+            access: Access::Nobody,
+            own_address: LOOPBACK,
+            sync_failed: false,
+        };
+        shards.open(disc).await.unwrap();
+    }
+    assert!(matches!(shards.close(DiscNumber(1)).await, Err(ShardError::Os { .. })));
+    let told = |number| ShardEvent::SyncFailed { number: DiscNumber(number), errno: libc::EINVAL };
+    assert_eq!(events.recv().await.unwrap(), told(1));
+    shards.stop().await;
+    assert_eq!(events.recv().await.unwrap(), told(2), "a stop forgets no failure");
+    assert_eq!(events.recv().await, None);
+}

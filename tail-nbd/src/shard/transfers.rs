@@ -295,7 +295,7 @@ impl Shard {
     }
 
     /// Remembers, and tells, that a sync has failed (safety rule 17).
-    fn note_synced(&mut self, token: Token, result: Result<u32, Errno>) {
+    pub(super) fn note_synced(&mut self, token: Token, result: Result<u32, Errno>) {
         let (Some(disc), Err(errno)) = (self.discs.get_mut(token), result) else { return };
         if matches!(errno.0, libc::EINTR | libc::EAGAIN) {
             return;

@@ -51,7 +51,8 @@ use crate::{
     describe::describe,
     jobs::Jobs,
     pool::Pool,
-    shard::{ShardEvent, Shards},
+    shard::{ShardError, ShardEvent, Shards},
+    sidecar::SidecarError,
 };
 use disc::{Disc, Held, Phase};
 use refusal::Refusal;
@@ -69,7 +70,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{Notify, OwnedMutexGuard},
+    sync::{Notify, OwnedMutexGuard, mpsc},
     task::JoinSet,
 };
 
@@ -212,17 +213,20 @@ impl Store {
         }
     }
 
-    /// Acts on what a shard says unasked.
-    pub async fn handle_shard_event(self: &Arc<Self>, event: ShardEvent) {
-        match event {
-            ShardEvent::SyncFailed { number, errno } => self.latch_sync_failure(number, errno).await,
-            ShardEvent::Panicked { number, message } => self.reload(number, &message).await,
-        }
+    /// Acts on what a shard says unasked. It goes on when this returns, and a stop waits for it.
+    pub fn handle_shard_event(self: &Arc<Self>, event: ShardEvent) {
+        let store = self.clone();
+        self.spawn(async move {
+            match event {
+                ShardEvent::SyncFailed { number, errno } => store.latch_sync_failure(number, errno).await,
+                ShardEvent::Panicked { number, message } => store.reload(number, &message).await,
+            }
+        });
     }
 
     /// Ends imports and closes all discs; addresses stay. Nobody else may hold the store any more, but for
-    /// what is about to end.
-    pub async fn stop(self: Arc<Self>) {
+    /// what is about to end. What the last syncs tell through `shard_events` is recorded.
+    pub async fn stop(self: Arc<Self>, mut shard_events: mpsc::Receiver<ShardEvent>) {
         let jobs = self.clone();
         if tokio::task::spawn_blocking(move || jobs.parts.jobs.stop()).await.is_err() {
             tracing::error!("stopping the jobs thread panicked");
@@ -238,10 +242,23 @@ impl Store {
         while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
             tokio::time::sleep(STOP_PAUSE).await;
         }
-        match Arc::into_inner(self) {
-            Some(store) => store.parts.shards.stop().await,
-            None => tracing::error!("somebody still uses the store: the shards are left to the end of the process"),
-        }
+        let Some(Self { parts, discs, .. }) = Arc::into_inner(self) else {
+            return tracing::error!("somebody still uses the store: the shards are left to the end of the process");
+        };
+        let discs = discs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // It ends with the last shard.
+        let recording = async {
+            while let Some(event) = shard_events.recv().await {
+                if let ShardEvent::SyncFailed { number, errno } = event
+                    && let Some(disc) = discs.get(&number)
+                    && let Some(held) = disc.held.clone()
+                {
+                    // It has told already that it could not.
+                    let _ = record_sync_failure(disc, held.lock_owned().await, errno).await;
+                }
+            }
+        };
+        tokio::join!(parts.shards.stop(), recording);
     }
 
     fn find_number(&self, number: DiscNumber) -> Option<Arc<Disc>> {
@@ -280,29 +297,25 @@ impl Store {
 
     async fn latch_sync_failure(&self, number: DiscNumber, errno: i32) {
         let Some((disc, held)) = self.lock_disc(number).await else { return };
-        let error = std::io::Error::from_raw_os_error(errno);
-        tracing::error!(disc = %disc.name, %error, "a flush failed: writes acknowledged before may be lost; every flush fails from now on");
-        let (held, written) = blocking(held, |held| {
-            let mut record = held.record().clone();
-            record.flush_failed = true;
-            held.sidecar.write(record)
-        })
-        .await;
-        if let Err(error) = written {
-            tracing::error!(disc = %disc.name, error = describe(&error), "the failed flush could not be recorded");
+        if matches!(held.phase, Phase::Importing(_) | Phase::Gone) {
+            // What could not be synced is not there any more.
+            return;
         }
+        let (held, _) = record_sync_failure(&disc, held, errno).await;
         self.publish(&disc, &held);
     }
 
     /// Opens a disc again after a panic: closing it waits for its old incarnation (safety rule 10).
     async fn reload(self: &Arc<Self>, number: DiscNumber, message: &str) {
-        let Some((disc, mut held)) = self.lock_disc(number).await else { return };
+        let Some((disc, held)) = self.lock_disc(number).await else { return };
         tracing::error!(disc = %disc.name, message, "a panic while serving a disc: opening it again");
         if !matches!(held.phase, Phase::Serving) {
             return;
         }
-        if let Err(error) = self.parts.shards.close(number).await {
-            tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc after a panic");
+        let (mut held, closed) = self.close_for_reload(&disc, held).await;
+        if let Err(refusal) = closed {
+            held.phase = Phase::Failed(describe(&refusal));
+            return self.publish(&disc, &held);
         }
         held.panics_count += 1;
         held.phase = if held.panics_count > PANICS_MAX {
@@ -316,6 +329,27 @@ impl Store {
             }
         };
         self.publish(&disc, &held);
+    }
+
+    /// Closes a disc that is to be opened again. That its last sync failed is recorded first: the next one would
+    /// not tell it (safety rule 17).
+    async fn close_for_reload(
+        &self,
+        disc: &Disc,
+        held: OwnedMutexGuard<Held>,
+    ) -> (OwnedMutexGuard<Held>, Result<(), Refusal>) {
+        match self.parts.shards.close(disc.name.number).await {
+            Err(ShardError::Os { source, .. }) => {
+                let (held, recorded) =
+                    record_sync_failure(disc, held, source.raw_os_error().unwrap_or(libc::EIO)).await;
+                (held, recorded.map_err(Refusal::from))
+            }
+            Err(error) => {
+                tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc to open it again");
+                (held, Ok(()))
+            }
+            Ok(()) => (held, Ok(())),
+        }
     }
 
     async fn lock_disc(&self, number: DiscNumber) -> Option<(Arc<Disc>, OwnedMutexGuard<Held>)> {
@@ -336,6 +370,29 @@ const STOP_PAUSE: Duration = Duration::from_millis(10);
 /// Panics after which a disc is no longer opened again, so that a client cannot keep a tail busy with
 /// them.
 const PANICS_MAX: u32 = 3;
+
+/// Keeps it over restarts that a sync failed.
+async fn record_sync_failure(
+    disc: &Disc,
+    held: OwnedMutexGuard<Held>,
+    errno: i32,
+) -> (OwnedMutexGuard<Held>, Result<(), SidecarError>) {
+    let error = std::io::Error::from_raw_os_error(errno);
+    tracing::error!(disc = %disc.name, %error, "a flush failed: writes acknowledged before may be lost; every flush fails from now on");
+    let (held, written) = blocking(held, |held| {
+        let mut record = held.record().clone();
+        if record.flush_failed {
+            return Ok(());
+        }
+        record.flush_failed = true;
+        held.sidecar.write(record)
+    })
+    .await;
+    if let Err(error) = &written {
+        tracing::error!(disc = %disc.name, error = describe(error), "the failed flush could not be recorded");
+    }
+    (held, written)
+}
 
 /// Runs `work` where it may block. The lock goes with it: even if the caller is dropped, nobody else
 /// sees the disc half-changed.

@@ -3,7 +3,7 @@
 use super::{Store, blocking, disc::Phase, refusal::Refusal};
 use crate::describe::describe;
 use spine::id::DiscNumber;
-use std::sync::Arc;
+use std::{io, sync::Arc};
 use tokio::sync::oneshot;
 
 impl Store {
@@ -12,7 +12,7 @@ impl Store {
     ///
     /// # Errors
     /// When there is no such disc, it is being imported, or it cannot be opened; then it is `failed`, and a
-    /// failed flush stays recorded.
+    /// failed flush stays recorded. A flush that fails only while it is closed stays recorded too.
     pub async fn reload_for_operator(self: &Arc<Self>, number: DiscNumber) -> Result<(), Refusal> {
         let (done, outcome) = oneshot::channel();
         let store = self.clone();
@@ -32,11 +32,16 @@ impl Store {
             return Err(Refusal::Unusable { name: disc.name.clone(), reason });
         };
         let mut held = held.lock_owned().await;
+        // Of no other failure has the operator heard.
+        let forgives = held.record().flush_failed;
         match &held.phase {
             Phase::Serving => {
-                // Of a failed flush it tells once more; that is why it is here.
-                if let Err(error) = self.parts.shards.close(number).await {
-                    tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc to load it again");
+                let closed;
+                (held, closed) = self.close_for_reload(&disc, held).await;
+                if let Err(refusal) = closed {
+                    held.phase = Phase::Failed(describe(&refusal));
+                    self.publish(&disc, &held);
+                    return Err(refusal);
                 }
             }
             Phase::Failed(_) => {}
@@ -65,7 +70,7 @@ impl Store {
             // A device that still fails says so now.
             data.sync_all().map_err(|source| Refusal::Io { name, what: "flush its data", source })?;
             let mut record = held.record().clone();
-            if record.flush_failed {
+            if forgives {
                 record.flush_failed = false;
                 held.sidecar.write(record)?;
             }
@@ -80,6 +85,11 @@ impl Store {
             held.phase = Phase::Failed(describe(refusal));
         }
         self.publish(&disc, &held);
-        loaded
+        loaded?;
+        if held.record().flush_failed {
+            let source = io::Error::from_raw_os_error(libc::EIO);
+            return Err(Refusal::Io { name: disc.name.clone(), what: "flush what was written until now", source });
+        }
+        Ok(())
     }
 }
