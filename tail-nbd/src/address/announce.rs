@@ -4,7 +4,7 @@
 //! (safety rule 12), so each address is announced several times.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::Ipv6Addr,
     time::{Duration, Instant},
 };
@@ -35,7 +35,10 @@ impl Announcements {
     pub fn again(&mut self, address: Ipv6Addr, now: Instant) {
         let last = AT_MS.len() - 1;
         let Some(since) = now.checked_sub(Duration::from_millis(AT_MS[last])) else { return };
-        self.pending.entry(address).or_insert((since, last));
+        if let Entry::Vacant(vacant) = self.pending.entry(address) {
+            vacant.insert((since, last));
+            self.queue.insert((now, address));
+        }
     }
 
     /// An address is going.
