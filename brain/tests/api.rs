@@ -474,6 +474,31 @@ async fn groups_discs_and_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r022_nobody_takes_over_a_user_who_may_do_as_much() {
+    let Some(server) = common::Server::start().await else { return };
+    let nobody = Client::new(server.store().await);
+    for (username, account, level) in [
+        ("super", None, Some(Level::ClusterSu)),
+        ("admin", None, Some(Level::ClusterAdmin)),
+        ("peer", None, Some(Level::ClusterAdmin)),
+        ("alice", Some("acme"), None),
+    ] {
+        nobody.add_user(username, account, level).await;
+    }
+    let (admin, super_user) = (nobody.as_user("admin").await, nobody.as_user("super").await);
+    let password = json!({"password": "quite another one"});
+    for username in ["super", "peer"] {
+        admin.put(&format!("/users/{username}"), password.clone()).await.with(403);
+        admin.put(&format!("/users/{username}"), json!({"authorized_keys": null})).await.with(403);
+        nobody.as_user(username).await;
+    }
+    admin.put("/users/alice", password.clone()).await.with(200);
+    super_user.put("/users/peer", password.clone()).await.with(200);
+    admin.put("/users/admin", password).await.with(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signing_up_where_it_is_allowed() {
     let Some(server) = common::Server::start().await else { return };
     let config = CONFIG.replace("cluster_domain", "signup = true\ncluster_domain");

@@ -120,6 +120,7 @@ pub async fn change(service: &Service, caller: &Caller, spec: &Spec, change: Use
     let hash = hash(service.gate.passwords(), change.password.as_ref()).await?;
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
+    may_change(&tx, caller, &user).await?;
     if let Some(keys) = change.authorized_keys {
         users::set_authorized_keys(&tx, user.id, keys.as_deref()).await?;
         record(&tx, &caller.username, "user-changed", &format!("the keys of {} were set", user.username)).await?;
@@ -133,6 +134,19 @@ pub async fn change(service: &Service, caller: &Caller, spec: &Spec, change: Use
     // Consoles of running machines learn of it.
     service.poke.all();
     Ok(user)
+}
+
+/// Refuses to change someone who may do as much as the caller, or more: with their password set, the
+/// caller would have their privileges.
+async fn may_change(tx: &Transaction<'_>, caller: &Caller, user: &User) -> Result<(), ServiceError> {
+    if user.id == caller.user_id {
+        return Ok(());
+    }
+    let held = privileges::of_user(tx, user.id).await?.into_iter().map(|privilege| privilege.grant.level).max();
+    match caller.access.cluster_level() > held {
+        true => Ok(()),
+        false => Err(ServiceError::Forbidden(format!("{} may do as much as you, or more", user.username))),
+    }
 }
 
 /// A user that an operator makes from the shell, where no API is needed yet.
@@ -214,7 +228,8 @@ fn check_email(email: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err("is invalid".into()) }
 }
 
-/// Checks keys, one a line; empty lines and comments are let through.
+/// Checks keys, one a line; empty lines and comments are let through, but no control characters: they
+/// have no use, and take six bytes each on the way to the heads.
 fn check_keys(keys: &str) -> Result<(), String> {
     if keys.len() > AUTHORIZED_KEYS_BYTES_MAX {
         return Err(format!("is too long (maximum is {AUTHORIZED_KEYS_BYTES_MAX} characters)"));
@@ -223,6 +238,9 @@ fn check_keys(keys: &str) -> Result<(), String> {
         return Err("is invalid: this is a private key; send the public one".into());
     }
     for (number, line) in keys.lines().enumerate() {
+        if line.contains(|c: char| c.is_control() && c != '\t') {
+            return Err(format!("is invalid: line {} has control characters", number + 1));
+        }
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') && PublicKey::from_openssh(line).is_err() {
             return Err(format!("is invalid: line {} is not an OpenSSH public key", number + 1));
@@ -265,6 +283,8 @@ mod tests {
         );
         assert!(check_keys("-----BEGIN OPENSSH PRIVATE KEY-----").unwrap_err().contains("private"));
         assert!(check_keys(&"#".repeat(20_000)).is_err());
+        assert_eq!(check_keys(&format!("#\ta\n{KEY}")), Ok(()));
+        assert_eq!(check_keys("\n#\u{1}"), Err("is invalid: line 2 has control characters".into()));
     }
 
     #[test]
