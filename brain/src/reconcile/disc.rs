@@ -61,6 +61,11 @@ impl Situation<'_> {
         if let Some(away) = self.away(&pool.tail) {
             return Standing::wait(Status::because("waiting", away));
         }
+        if !disc.made && self.is_made_already(disc, pool) {
+            // Which image it was made with is not known: the one wanted now is ordered again.
+            let made = Action::Record(Change::DiscMade { disc: disc.number, image: None });
+            return Standing::act(made, Status::because("waiting", format!("{} has it", pool.tail)));
+        }
         if !disc.made {
             let image = disc.image.clone();
             let make = self.ask_tail(disc, pool, Purpose::MakeDisc(disc.number, image), |name| {
@@ -79,6 +84,17 @@ impl Situation<'_> {
             }
             Some(SeenDisc::Report(report)) => self.made_disc(disc, pool, report),
         }
+    }
+
+    /// Whether the tail has made the disc although its answer was lost, and would refuse to make it again
+    /// because its owner wants another size by now. One that was ever attached is somebody else's: the
+    /// database is older than it.
+    fn is_made_already(self, disc: &DiscRow, pool: &PoolRow) -> bool {
+        let Some(SeenDisc::Report(report)) = self.observed.discs.get(&disc.number) else { return false };
+        report.generation == disc.generation
+            && report.storage_pool == pool.name
+            && report.attachments_version == AttachmentsVersion(0)
+            && report.size != disc.size_bytes()
     }
 
     fn made_disc(self, disc: &DiscRow, pool: &PoolRow, report: &DiscReport) -> Standing {

@@ -24,6 +24,10 @@ pub const RUN: &str = "run";
 /// passwords, so that a changed one could not be seen otherwise.
 pub const USERS_DIGEST: &str = "users_digest";
 
+/// Most bytes that all the users of a console take in a machine's resource: it has to fit into one line
+/// of the spine (1 MiB) with all the rest, and its owner says how many users there are.
+const CONSOLE_USERS_BYTES_MAX: usize = 512 << 10;
+
 /// Longest serial number that a virtio disc shows.
 const SERIAL_BYTES_MAX: usize = 20;
 
@@ -72,7 +76,7 @@ impl Surroundings {
             discs: work.kept_discs().map(|disc| self.disc(disc, key)).collect(),
             management_address: vm.management_address,
             management_ssh_keys: vm.management_ssh_keys.clone(),
-            console_users: work.users.iter().map(|user| user.username.clone()).collect(),
+            console_users: console_users(work).map(|user| user.username.clone()).collect(),
             user_authentication: authentication(work),
             extra,
         }
@@ -121,7 +125,15 @@ impl Surroundings {
         }
         let digest = users_digest(work);
         if running.extra.get(USERS_DIGEST).and_then(Value::as_str) != Some(&digest) {
-            let names: Vec<&str> = work.users.iter().map(|user| user.username.as_str()).collect();
+            let names: Vec<&str> = console_users(work).map(|user| user.username.as_str()).collect();
+            let left_out_count = work.users.len() - names.len();
+            if left_out_count > 0 {
+                tracing::warn!(
+                    vm = work.vm.id,
+                    left_out_count,
+                    "its console has more users than can be told to a head"
+                );
+            }
             changes.insert("console_users".to_owned(), json!(names));
             changes.insert("user_authentication".to_owned(), json!(authentication(work)));
             changes.insert(USERS_DIGEST.to_owned(), json!(digest));
@@ -148,7 +160,27 @@ fn authentication(work: &Work) -> BTreeMap<String, UserAuthentication> {
         password: user.password_hash.clone(),
         extra: Attributes::new(),
     };
-    work.users.iter().map(|user| (user.username.clone(), one(user))).collect()
+    console_users(work).map(|user| (user.username.clone(), one(user))).collect()
+}
+
+/// The users of the console, by name. One who does not fit with those before them is left out.
+fn console_users(work: &Work) -> impl Iterator<Item = &UserRow> {
+    let mut left_bytes = CONSOLE_USERS_BYTES_MAX;
+    work.users.iter().filter(move |user| match left_bytes.checked_sub(told_bytes(user)) {
+        Some(left) => {
+            left_bytes = left;
+            true
+        }
+        None => false,
+    })
+}
+
+/// About what a user takes in a resource: keys as JSON has them, and twice the name with what stands
+/// around them all.
+fn told_bytes(user: &UserRow) -> usize {
+    const AROUND_BYTES: usize = 64;
+    let hash_bytes = user.password_hash.as_ref().map_or(0, |hash| hash.reveal().len());
+    json!(user.authorized_keys).to_string().len() + hash_bytes + 2 * user.username.len() + AROUND_BYTES
 }
 
 /// Tells one set of users and proofs from another. The proofs are hashes and public keys already.

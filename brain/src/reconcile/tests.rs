@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     change::Change,
-    work::{CardRow, DiscRow, PoolRow, RunRow, RunState, Status, VmRow, Work},
+    work::{CardRow, DiscRow, PoolRow, RunRow, RunState, Status, UserRow, VmRow, Work},
 };
 use serde_json::json;
 use spine::{
@@ -176,6 +176,52 @@ fn a_disc_that_was_made_and_is_missing_is_never_made_again() {
     assert!(plan.actions.is_empty(), "{plan:?}");
     assert_eq!(plan.status.state, "failed");
     assert!(plan.disc_statuses[&DiscNumber(1)].reason.as_deref().unwrap().contains("missing on tail"));
+}
+
+#[test]
+fn a_disc_whose_making_was_never_answered_is_taken_over_in_whatever_size() {
+    let mut row = disc(1, Some("tail1"));
+    let made = SeenDisc::Report(report(&row));
+    row.size_mib = 2048;
+    let mut observed = Observed::default();
+    observed.nodes.insert("tail1".parse().unwrap(), Node::Ready);
+    observed.discs.insert(row.number, made.clone());
+    let mut work = vm(vec![row]);
+    let memory = Memory::default();
+    let adopted = Change::DiscMade { disc: DiscNumber(1), image: None };
+    assert_eq!(plan(&work, &observed, &memory).actions, [Action::Record(adopted)]);
+    work.discs[0].made = true;
+    assert!(short(&plan(&work, &observed, &memory)).contains(&"tail1: Resize(DiscNumber(1), 2048)".to_owned()));
+
+    work.discs[0].made = false;
+    let SeenDisc::Report(made) = made else { unreachable!() };
+    for stranger in [
+        DiscReport { generation: Generation(7), ..made.clone() },
+        DiscReport { storage_pool: "sata2".parse().unwrap(), ..made.clone() },
+        DiscReport { attachments_version: AttachmentsVersion(1), ..made.clone() },
+    ] {
+        observed.discs.insert(DiscNumber(1), SeenDisc::Report(stranger));
+        assert_eq!(short(&plan(&work, &observed, &memory)), ["tail1: MakeDisc(DiscNumber(1), None)"]);
+    }
+}
+
+#[test]
+fn console_users_fit_into_a_line_of_the_spine() {
+    let mut work = vm(vec![]);
+    let user = |n: usize| UserRow {
+        username: format!("user{n:03}"),
+        authorized_keys: Some("#\u{1}".repeat(4 << 10)),
+        password_hash: Some(Secret::new("hash")),
+    };
+    work.users = (0..200).map(user).collect();
+    work.users.push(UserRow { authorized_keys: None, ..user(200) });
+    let resource = surroundings().resource(&work, 1, &Secret::new("k"));
+    assert!(json!(resource).to_string().len() < spine::limits::LINE_BYTES_MAX / 2 + (64 << 10));
+    assert_eq!(resource.console_users.len(), resource.user_authentication.len());
+    let kept: Vec<&str> = resource.console_users.iter().map(String::as_str).collect();
+    assert_eq!(kept[..2], ["user000", "user001"], "by name");
+    assert_eq!(kept.last(), Some(&"user200"), "who fits is not left out");
+    assert!(surroundings().differences(&work, &resource).is_empty(), "what was left out is no difference");
 }
 
 #[test]
