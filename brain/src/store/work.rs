@@ -95,14 +95,15 @@ const CARDS: &str = "
     FROM nics c LEFT JOIN ip_addresses i ON i.nic_id = c.id
     WHERE c.virtual_machine_id = ANY($1) GROUP BY c.id ORDER BY c.virtual_machine_id, c.position";
 
-/// Every privilege that reaches a VM includes its console.
+/// Every privilege that reaches a VM includes its console, unless it asks for proofs that a console
+/// cannot check: a Yubikey, or where the user comes from.
 const USERS: &str = "
     SELECT DISTINCT v.id, u.username, u.authorized_keys, u.password_hash
     FROM virtual_machines v JOIN groups g ON g.id = v.group_id
     JOIN privileges p ON p.virtual_machine_id = v.id OR p.group_id = g.id OR p.account_id = g.account_id
                       OR p.level IN ('cluster_admin', 'cluster_su')
     JOIN users u ON u.id = p.user_id
-    WHERE v.id = ANY($1) ORDER BY v.id, u.username";
+    WHERE v.id = ANY($1) AND NOT p.yubikey_required AND p.ip_restrictions IS NULL ORDER BY v.id, u.username";
 
 fn with(works: &mut BTreeMap<i64, Work>, row: &Row, change: impl FnOnce(&mut Work)) {
     if let Some(work) = works.get_mut(&row.get::<_, i64>(0)) {
