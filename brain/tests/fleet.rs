@@ -131,6 +131,38 @@ async fn r034_r067_a_node_counts_from_ready_to_the_end_of_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_tail_told_before_its_ok_stays_as_it_told_it() {
+    let Some(server) = common::Server::start().await else { return };
+    let store = server.store().await;
+    let brain = brain(&store).await;
+    let name: NodeName = "tail1".parse().unwrap();
+    let disc = json!({"size": 1 << 20, "storage_pool": "sata1", "generation": 1, "attachments_version": 0,
+        "attachments": [], "address": "fd00:b16:0:d::1", "allocated": 0, "state": "serving"});
+    let mut tail = Hand::connect(&brain, &[&hello("tail1", "tail", "")]).await;
+    tail.hear().await;
+    tail.say(&[&format!("* created disc.sata.1 {disc}"), "* ready"]).await;
+    until("it is ready", || brain.registry.presence(&name) == Presence::Ready).await;
+    let asked = {
+        let (registry, name) = (brain.registry.clone(), name.clone());
+        let serde_json::Value::Object(image) = json!({"image": "tiny"}) else { unreachable!() };
+        let order = Command::Update("disc.sata.1".parse().unwrap(), image);
+        tokio::spawn(async move { registry.command(&name, order, PATIENCE).await })
+    };
+    assert!(tail.hear().await.starts_with("t1 update disc.sata.1"));
+    tail.say(&[
+        r#"* updated disc.sata.1 {"state":"importing","progress":0}"#,
+        r#"* updated disc.sata.1 {"state":"serving","progress":null}"#,
+        "t1 ok {}",
+    ])
+    .await;
+    asked.await.unwrap().unwrap();
+    let report = brain.registry.disc(&name, &"sata.1".parse().unwrap());
+    assert_eq!(report.expect("a report").state, spine::resource::disc::DiscState::Serving);
+    brain.task.abort();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r065_the_newer_connection_wins_and_the_older_is_told_why() {
     let Some(server) = common::Server::start().await else { return };
     let store = server.store().await;
