@@ -40,15 +40,16 @@ pub fn passed_listeners() -> Result<Vec<std::net::TcpListener>> {
 /// Runs the active brain until SIGTERM, SIGINT, or the loss of the right to be active.
 pub async fn run(config: Config, embedded: Option<&Path>, sockets: Vec<std::net::TcpListener>) -> Result<()> {
     let _lock = daemon::lock_state_dir(&config.state_dir)?;
+    let open_files_max = daemon::raise_open_files();
     let (store, server) = database(&config, embedded).await?;
-    let result = serve(config, store, sockets).await;
+    let result = serve(config, store, sockets, open_files_max).await;
     if let Some(server) = server {
         server.stop().await?;
     }
     result
 }
 
-async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>) -> Result<()> {
+async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>, open_files_max: u64) -> Result<()> {
     store.check_schema().await?;
     let mut stop_signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut active = Active::acquire(store.config(), config.name.as_str()).await?;
@@ -73,7 +74,7 @@ async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>
     tasks.spawn(reconciler.run());
     let (stop, stopping) = watch::channel(false);
     let state = AppState { store, poke, registry: registry.clone(), config: Arc::new(config) };
-    let api = serve_http(http, state, &stopping);
+    let api = serve_http(http, state, &stopping, open_files_max);
 
     daemon::notify("READY=1").context("cannot tell the service manager that the brain is ready")?;
     info!("ready");
@@ -131,8 +132,14 @@ async fn bind(addresses: &[SocketAddr], field: &str) -> Result<Vec<TcpListener>>
     Ok(listeners)
 }
 
-fn serve_http(listeners: Vec<TcpListener>, state: AppState, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
+fn serve_http(
+    listeners: Vec<TcpListener>,
+    state: AppState,
+    stopping: &watch::Receiver<bool>,
+    open_files_max: u64,
+) -> JoinSet<()> {
     let router = http::router(state);
+    let connections_max = http::serve::connections_max(open_files_max, listeners.len());
     let mut tasks = JoinSet::new();
     for listener in listeners {
         let router = router.clone();
@@ -142,7 +149,7 @@ fn serve_http(listeners: Vec<TcpListener>, state: AppState, stopping: &watch::Re
                 // An error means that the sender is gone: the process is ending.
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            http::serve::serve(listener, router, stop).await;
+            http::serve::serve(listener, router, connections_max, stop).await;
         });
     }
     tasks

@@ -1,8 +1,10 @@
 //! What brain, heads and tails have in common as daemons: they tell the service manager that they are
-//! ready (sd_notify(3)), take the sockets it passes (sd_listen_fds(3)), and have their state directory
-//! to themselves.
+//! ready (sd_notify(3)), take the sockets it passes (sd_listen_fds(3)), have their state directory
+//! to themselves, and as many open files as they may.
 
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::process::{
+    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
+};
 use std::{
     env,
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -68,6 +70,18 @@ pub fn passed_sockets() -> io::Result<Vec<(i32, OwnedFd)>> {
         .collect()
 }
 
+/// Raises the soft limit on open files to the hard one, and returns it: each disc, machine, node and
+/// client takes a few. The usual soft limit is 1,024.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+        return limit.current.unwrap_or(u64::MAX);
+    }
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
 /// Why a state directory cannot be used.
 #[derive(Debug, Error)]
 pub enum StateDirError {
@@ -117,6 +131,15 @@ mod tests {
         assert!(refused.contains("another daemon") && refused.contains("a/b"), "{refused}");
         drop(lock);
         lock_state_dir(&state_dir).unwrap();
+    }
+
+    #[test]
+    fn the_limit_on_open_files_is_raised_to_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        let low = Rlimit { current: Some(256), maximum: hard };
+        setrlimit(Resource::Nofile, low).unwrap();
+        assert_eq!(raise_open_files(), hard.unwrap_or(u64::MAX));
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-/// Connections of one listener. Beyond it the kernel's queue fills, and clients wait.
-pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections of one listener at most. Beyond it the kernel's queue fills, and clients wait.
+const CONNECTIONS_MAX: usize = 1024;
 /// How long a request's header may take to arrive, and how long a connection may be idle.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Age at which a connection is closed after the request in progress: clients make another.
@@ -24,8 +24,15 @@ const LAST_REQUEST_MAX: Duration = Duration::from_secs(120);
 /// Before the next try after an error of `accept`, which has no descriptors left or worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How many connections each of these listeners may have: half of the descriptors this process may open
+/// are left to heads, tails and the database, whatever clients do.
+pub fn connections_max(open_files_max: u64, listeners_count: usize) -> usize {
+    let half = usize::try_from(open_files_max / 2).unwrap_or(usize::MAX);
+    (half / listeners_count.max(1)).clamp(1, CONNECTIONS_MAX)
+}
+
 /// Serves a router until `stop`, and then until the requests in progress are answered.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: impl Future<Output = ()>) {
     let (close, closing) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
@@ -33,7 +40,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         let accepted = tokio::select! {
             () = &mut stop => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener), if connections.len() < CONNECTIONS_MAX => accepted,
+            accepted = accept(&listener), if connections.len() < connections_max => accepted,
         };
         if let Some((stream, peer)) = accepted {
             connections.spawn(connection(stream, peer, router.clone(), closing.clone()));
@@ -93,6 +100,14 @@ mod tests {
         sync::{mpsc, oneshot},
     };
 
+    #[test]
+    fn r059_clients_leave_half_of_the_descriptors() {
+        assert_eq!(connections_max(1024, 1), 512);
+        assert_eq!(connections_max(1024, 2), 256);
+        assert_eq!(connections_max(1 << 20, 2), CONNECTIONS_MAX);
+        assert_eq!(connections_max(4, 9), 1);
+    }
+
     #[tokio::test]
     async fn requests_in_progress_are_answered_before_it_stops() {
         let (arrived, mut arrivals) = mpsc::channel(1);
@@ -108,7 +123,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { stopped.await.unwrap_or(()) };
-        let server = tokio::spawn(serve(listener, Router::new().route("/", get(slow)), stopped));
+        let server = tokio::spawn(serve(listener, Router::new().route("/", get(slow)), 8, stopped));
 
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
