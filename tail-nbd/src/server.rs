@@ -20,7 +20,6 @@ use crate::{
     shard::{ShardConfig, ShardEvent, Shards, StartError},
     store::{Changed, Parts, Store, start::Scan},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use spine::{
     daemon::{self, StateDirError},
     limits::VERSIONS,
@@ -87,7 +86,7 @@ pub enum ServerError {
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
     let started = Instant::now();
     let _lock = daemon::lock_state_dir(&config.state_dir)?;
-    let open_files_max = raise_open_files();
+    let open_files_max = daemon::raise_open_files();
     let seen = Seen::load(&config.state_dir)?;
     let (store, shard_events) = start_store(&config).await?;
     let (connection, connection_receiver) = watch::channel(Connection::Disconnected("not tried yet".to_owned()));
@@ -196,18 +195,6 @@ fn node_config(config: &Config, seen: Seen) -> NodeConfig {
         extra,
     };
     NodeConfig { brains: config.brains.clone(), bind: config.spine_address, hello }
-}
-
-/// Raises the soft limit on open files to the hard one, and returns it: each disc and each client takes
-/// a few. The usual soft limit is 1,024.
-pub(crate) fn raise_open_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on open files could not be raised");
-        return limit.current.unwrap_or(u64::MAX);
-    }
-    limit.maximum.unwrap_or(u64::MAX)
 }
 
 /// Tells the service manager, if there is one.

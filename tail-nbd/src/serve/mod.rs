@@ -30,7 +30,7 @@ pub use error::ServeError;
 pub use listen::{Listen, ListenError, is_activated};
 
 use crate::metrics::{http, text::Snapshot};
-use crate::server::{notify, raise_open_files};
+use crate::server::notify;
 use crate::shard::{ShardConfig, ShardEvent, Shards};
 use exports::Exports;
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ pub struct ServeConfig {
 /// # Errors
 /// When something cannot be opened, locked, or listened on.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
-    raise_open_files();
+    spine::daemon::raise_open_files();
     let exports = Arc::new(Exports::open(&config.path, config.read_only)?);
     let listeners = listen::open(&config.listen)?;
     let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask })?;
