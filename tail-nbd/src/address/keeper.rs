@@ -183,7 +183,10 @@ impl Keeper {
         let plan = plan(&self.wanted.keys().copied().collect(), &observed, self.config.prefix);
         for address in plan.remove {
             tracing::warn!(%address, "removing an address that no disc here has");
-            netlink.remove(interface, address).await?;
+            // The others must not suffer; it is tried again at the next look.
+            if let Err(error) = netlink.remove(interface, address).await {
+                tracing::error!(%address, error = describe(&error), "an address that no disc here has stays for now");
+            }
         }
         // Those that are known to be up are the most, and there is nothing to say of them.
         let news = |(address, state): &(&Ipv6Addr, &State)| **state != State::Up && observed.contains(address);
