@@ -24,6 +24,8 @@ pub enum Letter {
     SetAccess(DiscNumber, Access, Reply),
     /// Change its size, in bytes.
     Resize(DiscNumber, u64, Reply),
+    /// Change its size, in bytes, unless that cuts off data.
+    ResizeKeepingData(DiscNumber, u64, Reply),
     /// Give it up.
     Close(DiscNumber, Reply),
     /// Say what there is.

@@ -619,6 +619,40 @@ fn rule17_a_failed_flush_is_remembered_over_restarts() {
 }
 
 #[test]
+fn a_disc_with_a_failed_flush_takes_an_image_and_a_size_is_given_again() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        let image = make_image(&tail);
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        ok(brain.create("disc.sata.7", disc(64 * MIB)).await);
+        ok(brain.create("disc.sata.8", attached(4 * MIB, "key")).await);
+        tail.terminate();
+        // What a shard's report of a failed flush leads to.
+        let mut sidecar = tail_nbd::sidecar::Sidecar::open(&tail.file("7.sidecar")).unwrap();
+        let mut record = sidecar.record().clone();
+        record.flush_failed = true;
+        sidecar.write(record).unwrap();
+        drop(sidecar);
+        tail.start();
+        brain.connect().await;
+        ok(brain.update("disc.sata.7", json!({"image": "tiny"})).await);
+        brain.until("the import", serving(7)).await;
+        assert!(fs::read(tail.file("7.data")).unwrap()[..image.len()] == image);
+
+        // An order whose first try was cut short after its record.
+        let file = fs::File::options().write(true).open(tail.file("8.data")).unwrap();
+        file.set_len(6 * MIB).unwrap();
+        ok(brain.update("disc.sata.8", json!({"size": 4 * MIB})).await);
+        assert_eq!(file.metadata().unwrap().len(), 4 * MIB, "the file is as long as the disc");
+        assert_eq!(size_seen(8, "key"), 4 * MIB);
+        tail.terminate();
+    });
+}
+
+#[test]
 fn a_disc_that_was_mended_is_loaded_by_an_operator() {
     let net = Net::new();
     net.run(|| async {

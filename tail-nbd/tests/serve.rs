@@ -286,6 +286,29 @@ fn rule15_after_a_resize_the_listener_is_the_same_and_the_size_is_new() {
 }
 
 #[test]
+fn rule15_data_that_came_before_the_clients_were_gone_is_not_cut_off() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 4 * MIB);
+    let mut peer = disc.connect();
+    peer.write(3 * MIB, b"late");
+    let fit = |size_bytes| tail.runtime.block_on(tail.shards().resize_keeping_data(disc.number, size_bytes));
+    let refused = fit(2 * MIB);
+    assert!(
+        matches!(refused, Err(ShardError::WouldLoseData { at, .. }) if (2 * MIB..=3 * MIB).contains(&at)),
+        "{refused:?}"
+    );
+    assert!(peer.is_closed(), "whether there is data is only known when nobody writes");
+    let mut peer = disc.connect();
+    assert_eq!(peer.read(3 * MIB, 4), b"late", "the size is as it was");
+    fit(4 * MIB).unwrap();
+    assert_eq!(peer.read(3 * MIB, 4), b"late", "the size that it has closes nobody");
+    assert!(matches!(fit(5 * MIB), Err(ShardError::Os { .. })), "the file is not that long");
+    tail.file(1).set_len(5 * MIB).unwrap();
+    fit(5 * MIB).unwrap();
+    disc.connect().write(5 * MIB - 3, b"end");
+}
+
+#[test]
 fn rule15_who_comes_back_during_a_resize_is_told_the_new_size() {
     let patience = Patience { drain_seconds: 2, ..Patience::default() };
     let tail = Tail::start_with(1, patience);

@@ -71,6 +71,8 @@ pub enum State {
     Resizing {
         /// The size to come.
         size: DiscSize,
+        /// Data beyond it is no obstacle.
+        cuts: bool,
         /// Who asked.
         reply: Reply,
     },

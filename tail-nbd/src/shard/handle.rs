@@ -140,6 +140,14 @@ pub enum ShardError {
     /// Another resize or close of this disc is still under way, or it panicked and must be closed first.
     #[error("disc {0} is busy")]
     Busy(DiscNumber),
+    /// The size would leave data beyond it.
+    #[error("disc {number} has data at byte {at}")]
+    WouldLoseData {
+        /// The disc.
+        number: DiscNumber,
+        /// Where the first such data is.
+        at: u64,
+    },
     /// The operating system failed.
     #[error("disc {number}: {what}")]
     Os {
@@ -294,6 +302,15 @@ impl Shards {
     /// When the disc is not open or busy, or the file's length cannot be set: the size stays as it was.
     pub async fn resize(&self, number: DiscNumber, size_bytes: u64) -> Result<(), ShardError> {
         self.ask(number, |reply| Letter::Resize(number, size_bytes, reply)).await
+    }
+
+    /// As [`Shards::resize`], but refuses to leave data beyond the size, and leaves the file as it is: the caller
+    /// makes it longer before, or cuts it afterwards. Does nothing when the disc has that size.
+    ///
+    /// # Errors
+    /// As [`Shards::resize`], and when there is data beyond the size, or the file is shorter.
+    pub async fn resize_keeping_data(&self, number: DiscNumber, size_bytes: u64) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::ResizeKeepingData(number, size_bytes, reply)).await
     }
 
     /// Stops serving a disc: no more accepting, clients are closed at a request boundary, its I/O is

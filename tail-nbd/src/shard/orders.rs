@@ -10,6 +10,7 @@ use crate::disc::sparse::Sparse;
 use crate::disc::{Disc, State, Withdrawal};
 use crate::error::Errno;
 use crate::geometry::DiscSize;
+use crate::jobs::import::next_extent;
 use crate::mailbox::{Letter, Reply};
 use crate::metrics::DiscCounters;
 use crate::ring::op::{Op, Owner};
@@ -34,7 +35,8 @@ impl Shard {
                 let _ = reply.send(answer);
             }
             Letter::SetAccess(number, access, reply) => self.set_access(number, access, reply),
-            Letter::Resize(number, size_bytes, reply) => self.resize(number, size_bytes, reply),
+            Letter::Resize(number, size_bytes, reply) => self.resize(number, size_bytes, true, reply),
+            Letter::ResizeKeepingData(number, size_bytes, reply) => self.resize(number, size_bytes, false, reply),
             Letter::Close(number, reply) => match self.find(number) {
                 Ok(token) => self.close(token, Some(reply)),
                 Err(error) => drop(reply.send(Err(error))),
@@ -128,7 +130,7 @@ impl Shard {
         }
     }
 
-    fn resize(&mut self, number: DiscNumber, size_bytes: u64, reply: Reply) {
+    fn resize(&mut self, number: DiscNumber, size_bytes: u64, cuts: bool, reply: Reply) {
         let found = self.find(number).and_then(|token| Ok((token, checked_size(number, size_bytes)?)));
         let (token, size) = match found {
             Ok(found) => found,
@@ -138,7 +140,10 @@ impl Shard {
         if !matches!(disc.state, State::Serving) {
             return drop(reply.send(Err(ShardError::Busy(number))));
         }
-        disc.state = State::Resizing { size, reply };
+        if !cuts && disc.size == size {
+            return drop(reply.send(Ok(())));
+        }
+        disc.state = State::Resizing { size, cuts, reply };
         for connection in self.granted(token) {
             self.drain(connection);
         }
@@ -204,12 +209,8 @@ impl Shard {
             return;
         }
         let Some(disc) = self.discs.get_mut(token) else { return };
-        let State::Resizing { size, reply } = std::mem::replace(&mut disc.state, State::Serving) else { return };
-        let answer = rustix::fs::ftruncate(&disc.data, size.bytes()).map_err(|errno| ShardError::Os {
-            number: disc.number,
-            what: "cannot set the length of the data file",
-            source: errno.into(),
-        });
+        let State::Resizing { size, cuts, reply } = std::mem::replace(&mut disc.state, State::Serving) else { return };
+        let answer = if cuts { cut(disc, size) } else { check_kept(disc, size) };
         if answer.is_ok() {
             disc.size = size;
             disc.sparse = Sparse::default();
@@ -266,6 +267,29 @@ impl Shard {
             panicked: matches!(disc.state, State::Panicked),
         }
     }
+}
+
+/// Gives the file of a disc a length.
+fn cut(disc: &Disc, size: DiscSize) -> Result<(), ShardError> {
+    let number = disc.number;
+    rustix::fs::ftruncate(&disc.data, size.bytes()).map_err(|errno| ShardError::Os {
+        number,
+        what: "cannot set the length of the data file",
+        source: errno.into(),
+    })
+}
+
+/// Refuses a size that the data of a disc does not fit into, or that its file does not have. Nobody writes now.
+fn check_kept(disc: &Disc, size: DiscSize) -> Result<(), ShardError> {
+    let number = disc.number;
+    let os = |what| move |source| ShardError::Os { number, what, source };
+    let length_bytes =
+        rustix::fs::fstat(&disc.data).map_err(|errno| os("cannot look at the data file")(errno.into()))?;
+    if (length_bytes.st_size as u64) < size.bytes() {
+        return Err(os("the data file is shorter than that")(io::ErrorKind::InvalidInput.into()));
+    }
+    let beyond = next_extent(&disc.data, size.bytes(), disc.size.bytes()).map_err(os("cannot look for data in it"))?;
+    beyond.map_or(Ok(()), |(at, _)| Err(ShardError::WouldLoseData { number, at }))
 }
 
 fn checked_size(number: DiscNumber, size_bytes: u64) -> Result<DiscSize, ShardError> {

@@ -1,6 +1,6 @@
 //! One disc of the store.
 
-use super::lock;
+use super::{lock, refusal::Refusal};
 use crate::{
     jobs::Cancel,
     shard::Access,
@@ -179,6 +179,22 @@ impl Held {
             progress,
             extra: record.extra,
         }
+    }
+
+    /// Cuts off what the data file has beyond the disc's end: a resize was interrupted. Blocks.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn cut_to_record(&self) -> Result<(), Refusal> {
+        let (record, Some(data)) = (self.record(), &self.data) else { return Ok(()) };
+        let cut = || {
+            if data.metadata()?.len() > record.size_bytes {
+                data.set_len(record.size_bytes)?;
+                data.sync_all()?;
+            }
+            Ok(())
+        };
+        cut().map_err(|source| Refusal::Io { name: record.name(), what: "set the size of its data", source })
     }
 
     /// Bytes that the data file takes in its pool.

@@ -312,8 +312,9 @@ impl Store {
         if !matches!(held.phase, Phase::Serving) {
             return;
         }
-        let (mut held, closed) = self.close_for_reload(&disc, held).await;
-        if let Err(refusal) = closed {
+        let (held, closed) = self.close_for_reload(&disc, held).await;
+        let (mut held, cut) = blocking(held, |held| held.cut_to_record()).await;
+        if let Err(refusal) = closed.and(cut) {
             held.phase = Phase::Failed(describe(&refusal));
             return self.publish(&disc, &held);
         }

@@ -12,6 +12,7 @@ use crate::{
     describe::describe,
     jobs::import::{Image, next_extent},
     pool::Pool,
+    shard::ShardError,
     sidecar::{Owner, Record},
 };
 use spine::id::DiscName;
@@ -36,12 +37,18 @@ impl Store {
         }
         let new = changes.apply(held.record())?;
         let image = self.check_phase(&disc, &held, &new, &changes).await?;
-        let old_size_bytes = held.record().size_bytes;
-        let new_size_bytes = new.size_bytes;
+        // Also when the record has that size already: an earlier try may have got no further.
+        let resize = changes.size.map(|size_bytes| Resize { size_bytes, cuts: changes.force });
+        // Data may be written where there was none until the clients are gone: such a size is recorded last.
+        let keeps = image.is_none() && !changes.force && changes.size.is_some();
         let pool = self.pool_of(&held).clone();
-        let (mut held, recorded) = blocking(held, move |held| record_change(held, &pool, new, changes.force)).await;
+        let (mut held, recorded) =
+            blocking(held, move |held| record_change(held, &pool, new, changes.force, keeps)).await;
         recorded?;
-        let applied = self.apply(&disc, &mut held, image, changes_size(old_size_bytes, new_size_bytes)).await;
+        let mut applied = self.apply(&disc, &mut held, image, resize).await;
+        if let (Ok(()), true, Some(Resize { size_bytes, .. })) = (&applied, keeps, resize) {
+            (held, applied) = blocking(held, move |held| finish_resize(held, size_bytes)).await;
+        }
         self.publish(&disc, &held);
         applied
     }
@@ -75,30 +82,59 @@ impl Store {
         disc: &Arc<Disc>,
         held: &mut OwnedMutexGuard<Held>,
         image: Option<Image>,
-        new_size_bytes: Option<u64>,
+        resize: Option<Resize>,
     ) -> Result<(), Refusal> {
         let number = disc.name.number;
-        if matches!(held.phase, Phase::Serving) {
-            // Also when the record is as before: an earlier try may have got no further than the record.
-            self.parts.shards.set_access(number, held.access()).await?;
-            if let Some(size_bytes) = new_size_bytes {
-                self.parts.shards.resize(number, size_bytes).await?;
+        let Some(image) = image else {
+            if matches!(held.phase, Phase::Serving) {
+                // Also when the record is as before: an earlier try may have got no further than the record.
+                self.parts.shards.set_access(number, held.access()).await?;
+                if let Some(resize) = resize {
+                    self.resize(disc, resize).await?;
+                }
             }
-            if image.is_some() {
-                self.parts.shards.close(number).await?;
+            return Ok(());
+        };
+        if matches!(held.phase, Phase::Serving) {
+            // It cuts the clients off. A disc that panicked refuses it, and has none.
+            let _ = self.parts.shards.set_access(number, held.access()).await;
+            match self.parts.shards.close(number).await {
+                Ok(()) | Err(ShardError::NotOpen(_)) => {}
+                // It is closed. The data is going: whether its last writes could be synced does not matter.
+                Err(error @ ShardError::Os { .. }) => {
+                    tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc that gets an image");
+                }
+                Err(error) => {
+                    held.phase = Phase::Failed(describe(&error));
+                    return Err(error.into());
+                }
             }
         }
-        let Some(image) = image else { return Ok(()) };
         let started = self.start_import(disc, held, image).await;
         if let Err(refusal) = &started {
             held.phase = Phase::Failed(describe(refusal));
         }
         started
     }
+
+    async fn resize(&self, disc: &Disc, Resize { size_bytes, cuts }: Resize) -> Result<(), Refusal> {
+        let (shards, number) = (&self.parts.shards, disc.name.number);
+        if cuts {
+            return Ok(shards.resize(number, size_bytes).await?);
+        }
+        shards.resize_keeping_data(number, size_bytes).await.map_err(|error| match error {
+            ShardError::WouldLoseData { at, .. } => Refusal::WouldLoseData { name: disc.name.clone(), size_bytes, at },
+            error => error.into(),
+        })
+    }
 }
 
-fn changes_size(old_bytes: u64, new_bytes: u64) -> Option<u64> {
-    (old_bytes != new_bytes).then_some(new_bytes)
+/// A size that was ordered.
+#[derive(Clone, Copy, Debug)]
+struct Resize {
+    size_bytes: u64,
+    /// Data beyond it is no obstacle.
+    cuts: bool,
 }
 
 fn unusable(disc: &Disc) -> Refusal {
@@ -107,8 +143,9 @@ fn unusable(disc: &Disc) -> Refusal {
 }
 
 /// Writes the change into the sidecar. A growing file is made longer before, so that the record never
-/// promises what is not there; a shrinking one is cut afterwards, by its shard. Blocks.
-fn record_change(held: &mut Held, pool: &Pool, new: Record, force: bool) -> Result<(), Refusal> {
+/// promises what is not there; a shrinking one is cut afterwards. When it `keeps` its data, the smaller size is
+/// left to [`finish_resize`]. Blocks.
+fn record_change(held: &mut Held, pool: &Pool, mut new: Record, force: bool, keeps: bool) -> Result<(), Refusal> {
     let old = held.record();
     if new == *old {
         return Ok(());
@@ -134,5 +171,18 @@ fn record_change(held: &mut Held, pool: &Pool, new: Record, force: bool) -> Resu
             }
         }
     }
+    if keeps {
+        new.size_bytes = new.size_bytes.max(old.size_bytes);
+    }
     Ok(held.sidecar.write(new)?)
+}
+
+/// Records the size that the shard has found to be large enough, and cuts the file to it. Blocks.
+fn finish_resize(held: &mut Held, size_bytes: u64) -> Result<(), Refusal> {
+    if held.record().size_bytes != size_bytes {
+        let mut record = held.record().clone();
+        record.size_bytes = size_bytes;
+        held.sidecar.write(record)?;
+    }
+    held.cut_to_record()
 }
