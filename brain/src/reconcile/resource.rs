@@ -25,8 +25,9 @@ pub const RUN: &str = "run";
 pub const USERS_DIGEST: &str = "users_digest";
 
 /// Most bytes that all the users of a console take in a machine's resource: it has to fit into one line
-/// of the spine (1 MiB) with all the rest, and its owner says how many users there are.
-const CONSOLE_USERS_BYTES_MAX: usize = 512 << 10;
+/// of the spine (1 MiB) with all the rest, and 500 such machines into a head's dump (64 MiB); its owner
+/// says how many users there are. A hundred users with an RSA key each take 100 KiB.
+const CONSOLE_USERS_BYTES_MAX: usize = 128 << 10;
 
 /// Longest serial number that a virtio disc shows.
 const SERIAL_BYTES_MAX: usize = 20;

@@ -216,7 +216,7 @@ fn console_users_fit_into_a_line_of_the_spine() {
     work.users = (0..200).map(user).collect();
     work.users.push(UserRow { authorized_keys: None, ..user(200) });
     let resource = surroundings().resource(&work, 1, &Secret::new("k"));
-    assert!(json!(resource).to_string().len() < spine::limits::LINE_BYTES_MAX / 2 + (64 << 10));
+    assert!(json!(resource).to_string().len() < spine::limits::OUTGOING_BYTES_MAX / 500);
     assert_eq!(resource.console_users.len(), resource.user_authentication.len());
     let kept: Vec<&str> = resource.console_users.iter().map(String::as_str).collect();
     assert_eq!(kept[..2], ["user000", "user001"], "by name");
