@@ -105,6 +105,21 @@ pub const PIECE_BYTES: usize = 1 << 20;
 /// read their replies starve no other disc. A disc that has none always gets one.
 pub const HELD_BYTES_MAX: usize = 8 << 20;
 
+/// A READ of at least this many bytes is answered with the pages of the file themselves, if they are in the page cache:
+/// below it the copy is cheaper than the calls. In bytes.
+pub const PAGES_BYTES_MIN: u64 = 16 << 10;
+
+/// How much a pipe between file and socket holds, in bytes: what Linux lets anybody have (fs.pipe-max-size). A READ that
+/// needs more is copied.
+pub const PIPE_BYTES: usize = 1 << 20;
+
+/// Pipes of one shard. Each is two descriptors, and 10 KiB of the kernel's memory; with none left, READs are copied.
+pub const PIPES_MAX: usize = 64;
+
+/// The part of a data file whose page cache can be asked about at once, in bytes. It costs addresses, no memory: a
+/// gigabyte for each disc leaves room for a hundred thousand discs.
+pub const WINDOW_BYTES: u64 = 1 << 30;
+
 /// Pieces of one gathered send: a header and a payload for each request in flight. Linux takes 1,024.
 pub const BATCH_PARTS_MAX: usize = 2 * REQUESTS_IN_FLIGHT_MAX as usize;
 

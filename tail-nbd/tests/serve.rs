@@ -649,3 +649,41 @@ fn rule28_what_newer_kernels_have_can_be_left_alone() {
     runtime.block_on(shards.stop());
     assert!("5.4".parse::<Mask>().is_err());
 }
+
+/// Safety rule 24: large reads go out by reference when the page cache has all of them, and are copied otherwise; the bytes
+/// are the same, wherever they begin and however slowly they are taken.
+#[test]
+fn large_reads_by_reference_are_the_bytes_of_the_disc() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 8 * MIB);
+    let mut peer = disc.connect();
+    let bytes = pattern(24, 5 * MIB as usize);
+    peer.write(0, &bytes);
+    let ranges = [(0, 16 << 10), (1, 16 << 10), (4095, 70_000), (123_457, 1 << 20), (1 << 20, 1 << 20), (77, 3 << 20)];
+    for (offset, length) in ranges {
+        assert!(peer.read(offset, length) == bytes[offset as usize..][..length as usize], "{length} at {offset}");
+    }
+    assert!(peer.read(6 * MIB, 1 << 20).iter().all(|byte| *byte == 0), "a hole");
+
+    // Far more than the socket takes, before the first reply is read.
+    let requests = 20;
+    for cookie in 0..requests {
+        let header = Header { flags: 0, command: command_type::READ, cookie, offset: cookie * 4099, length: 1 << 20 };
+        peer.send(header, &[]);
+    }
+    let mut arrived = std::collections::HashMap::<u64, Vec<u8>>::new();
+    while arrived.values().map(Vec::len).sum::<usize>() < requests as usize * MIB as usize {
+        match peer.next().expect("an answer") {
+            Reply::Chunk { kind: 1, cookie, data, .. } => {
+                let at = u64::from_be_bytes(data[..8].try_into().unwrap()) - cookie * 4099;
+                let reply = arrived.entry(cookie).or_default();
+                assert_eq!(at, reply.len() as u64, "the pieces of {cookie} come in order");
+                reply.extend_from_slice(&data[8..]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for (cookie, data) in arrived {
+        assert!(data == bytes[cookie as usize * 4099..][..MIB as usize], "request {cookie}");
+    }
+}

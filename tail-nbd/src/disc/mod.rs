@@ -20,6 +20,7 @@ use crate::mailbox::Reply;
 use crate::metrics::DiscCounters;
 use crate::ring::op::Handle;
 use crate::ring::slots::Token;
+use crate::ring::uring::Window;
 use crate::shard::Access;
 use barrier::Barrier;
 use rustix::net::Shutdown;
@@ -58,6 +59,8 @@ pub struct Disc {
     pub withdrawals: Vec<Withdrawal>,
     /// Counts the buffers of all its connections.
     pub holder: Holder,
+    /// The part of the data file that large reads were in.
+    pub window: Option<Window>,
     /// Totals for the operator.
     pub counters: DiscCounters,
 }

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   headers: [ h1 h2 h3 | h4 | h5 ]           protocol code appends here
-//!   parts:   headers[0..3] payload(Buffer) headers[3..4] payload(Buffer) headers[4..5]
+//!   parts:   headers[0..3] payload(Buffer) headers[3..4] payload(Buffer) headers[4..5] pages(Pipe)
 //! ```
+//!
+//! A batch with pages takes a system call more for each run of them (see [`pipe`](super::pipe)).
 
+use super::pipe::Pipe;
 use crate::buffer::Buffer;
 use crate::limits::BATCH_PARTS_MAX;
 
@@ -25,6 +28,7 @@ pub struct Batch {
 enum Part {
     Headers { start: usize, end: usize },
     Payload { buffer: Buffer, length: usize },
+    Pages { pipe: Pipe, length: usize },
 }
 
 /// Headers above this many bytes close a batch for new requests.
@@ -41,6 +45,13 @@ impl Batch {
         assert!(length <= buffer.capacity());
         self.seal();
         self.parts.push(Part::Payload { buffer, length });
+    }
+
+    /// Puts the pages in a pipe behind everything that is there.
+    pub fn push_pages(&mut self, pipe: Pipe) {
+        self.seal();
+        let length = pipe.left();
+        self.parts.push(Part::Pages { pipe, length });
     }
 
     /// Lists the headers that are not listed yet. To be called before sending.
@@ -63,18 +74,36 @@ impl Batch {
         self.parts.len() >= BATCH_PARTS_MAX || self.headers.len() >= HEADERS_BYTES_MAX
     }
 
-    /// The bytes that are not sent yet.
+    /// The bytes that are not sent yet, up to the next pages.
     pub fn unsent(&self) -> impl Iterator<Item = &[u8]> {
-        self.parts[self.parts_sent..].iter().enumerate().map(|(index, part)| {
-            let bytes = self.bytes_of(part);
-            if index == 0 { &bytes[self.bytes_sent..] } else { bytes }
+        self.parts[self.parts_sent..].iter().enumerate().map_while(|(index, part)| {
+            let bytes = self.bytes_of(part)?;
+            Some(if index == 0 { &bytes[self.bytes_sent..] } else { bytes })
         })
+    }
+
+    /// The pages that are to be sent next, if it is pages.
+    pub fn next_pages(&mut self) -> Option<&mut Pipe> {
+        match self.parts.get_mut(self.parts_sent)? {
+            Part::Pages { pipe, .. } => Some(pipe),
+            Part::Headers { .. } | Part::Payload { .. } => None,
+        }
+    }
+
+    /// True when there are pages among what is not sent yet.
+    pub fn has_pages(&self) -> bool {
+        self.parts[self.parts_sent..].iter().any(|part| matches!(part, Part::Pages { .. }))
+    }
+
+    /// True when something follows the part that is to be sent next.
+    pub fn has_parts_behind(&self) -> bool {
+        self.parts.len() > self.parts_sent + 1
     }
 
     /// So many more bytes are sent. True when that was all.
     pub fn advance(&mut self, mut sent: usize) -> bool {
         while let Some(part) = self.parts.get(self.parts_sent) {
-            let left = self.bytes_of(part).len() - self.bytes_sent;
+            let left = self.length_of(part) - self.bytes_sent;
             if sent < left {
                 self.bytes_sent += sent;
                 return false;
@@ -95,10 +124,18 @@ impl Batch {
         (self.headers_listed, self.parts_sent, self.bytes_sent) = (0, 0, 0);
     }
 
-    fn bytes_of<'a>(&'a self, part: &'a Part) -> &'a [u8] {
+    fn length_of(&self, part: &Part) -> usize {
         match part {
-            Part::Headers { start, end } => &self.headers[*start..*end],
-            Part::Payload { buffer, length } => &buffer.bytes()[..*length],
+            Part::Headers { start, end } => end - start,
+            Part::Payload { length, .. } | Part::Pages { length, .. } => *length,
+        }
+    }
+
+    fn bytes_of<'a>(&'a self, part: &'a Part) -> Option<&'a [u8]> {
+        match part {
+            Part::Headers { start, end } => Some(&self.headers[*start..*end]),
+            Part::Payload { buffer, length } => Some(&buffer.bytes()[..*length]),
+            Part::Pages { .. } => None,
         }
     }
 }

@@ -19,6 +19,8 @@ pub mod batch;
 #[forbid(unsafe_code)]
 pub mod op;
 #[forbid(unsafe_code)]
+pub mod pipe;
+#[forbid(unsafe_code)]
 pub mod probe;
 #[forbid(unsafe_code)]
 pub mod slots;

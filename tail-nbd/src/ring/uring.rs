@@ -11,22 +11,27 @@
 //! 3. **An entry leaves the table only through its own completion.** Its token has the place and how often the
 //!    place was used; every operation here completes exactly once.
 //! 4. **Descriptors stay open**: an operation has a share of its descriptor.
-//! 5. **The end**: `drop` cancels everything and reaps until the table is empty. If that does not come about in
+//! 5. **A window is never looked through**: it is mapped without any right of access, and only its address is given to
+//!    mincore, with a length inside it and room for an answer for each page.
+//! 6. **The end**: `drop` cancels everything and reaps until the table is empty. If that does not come about in
 //!    time, the table, the boxes and the offered buffers are leaked: the kernel may go on with them.
 
 use super::op::{Allocate, Completion, Handle, Op, Owner, decode};
+use super::pipe::{self, Sent};
 use super::probe::{Mask, ProbeError, probe};
 use super::slots::{Slots, Token};
 use crate::buffer::{ALIGNMENT, Buffer, Pool};
+use crate::error::Errno;
+use crate::geometry::ByteRange;
 use crate::limits::{
-    BATCH_PARTS_MAX, COMPLETIONS_MAX, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX,
-    SPARE_BATCHES_MAX, SUBMISSIONS_MAX,
+    BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX,
+    SPARE_BATCHES_MAX, SUBMISSIONS_MAX, WINDOW_BYTES,
 };
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,6 +43,9 @@ const RECEIVE_GROUP: u16 = 0;
 
 /// Pieces that one sendmsg takes (UIO_MAXIOV).
 const IOVECS_MAX: usize = 1024;
+
+/// The result of a send by reference: there is no count, since the batch knows how far it has come.
+const SEE_BATCH: Errno = Errno(libc::EAGAIN);
 
 /// How long a ring that is dropped waits for what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -52,6 +60,8 @@ pub struct Ring {
     wires: Vec<Box<Wire>>,
     zeroes: &'static [u8],
     receive: ReceiveBuffers,
+    /// What was carried out without the ring, with the kernel's result.
+    done: Vec<(Token, i32)>,
     features: String,
 }
 
@@ -100,6 +110,7 @@ impl Ring {
             wires: Vec::new(),
             zeroes: vec![0; ZEROES_BYTES].leak(),
             receive,
+            done: Vec::new(),
             features,
         })
     }
@@ -121,12 +132,26 @@ impl Ring {
                 return Err((owner, op));
             }
         }
-        let wire = matches!(op, Op::Transmit { .. }).then(|| self.wires.pop().unwrap_or_default());
+        let by_reference = matches!(&op, Op::Transmit { batch, .. } if batch.has_pages());
+        let gathered = matches!(op, Op::Transmit { .. }) && !by_reference;
+        let wire = gathered.then(|| self.wires.pop().unwrap_or_default());
         let token = match self.flights.insert(Flight { owner, op, wire }) {
             Ok(token) => token,
             Err(Flight { owner, op, .. }) => return Err((owner, op)),
         };
         let flight = self.flights.get_mut(token).expect("it was just put in");
+        if by_reference && let Op::Transmit { socket, batch } = &mut flight.op {
+            // `reap` has the owner look how far the batch has come.
+            let result = match pipe::transmit(socket, batch) {
+                Sent::All => Some(0),
+                Sent::Failed(errno) => Some(-errno.0),
+                Sent::Part => None,
+            };
+            if let Some(result) = result {
+                self.done.push((token, result));
+                return Ok(());
+            }
+        }
         let entry = build(flight, self.zeroes).user_data(token.to_u64());
         // SAFETY: what the entry points to is in `flight`, which stays in the table until the completion with
         // this token is reaped (points 1 to 3 above).
@@ -140,6 +165,9 @@ impl Ring {
     /// # Errors
     /// When the ring does not work any more.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if !self.done.is_empty() {
+            return Ok(());
+        }
         self.receive.offer();
         let submitted = match timeout {
             None => self.uring.submit_and_wait(1),
@@ -162,12 +190,18 @@ impl Ring {
 
     /// Appends what is over.
     pub fn reap(&mut self, completions: &mut Vec<Completion>) {
+        for (token, result) in self.done.drain(..) {
+            let Some(Flight { owner, op, .. }) = self.flights.remove(token) else { continue };
+            let result = decode(result).and(Err(SEE_BATCH));
+            completions.push(Completion { owner, op, result, socket: None, received: None });
+        }
         for entry in self.uring.completion() {
             let token = Token::from_u64(entry.user_data());
             // Cancellations have no entry in the table.
             let Some(flight) = self.flights.remove(token) else { continue };
             let received = cqueue::buffer_select(entry.flags()).and_then(|number| self.receive.take_back(number));
-            let result = decode(entry.result());
+            let polled = matches!(flight.op, Op::Transmit { .. }) && flight.wire.is_none();
+            let result = if polled { decode(entry.result()).and(Err(SEE_BATCH)) } else { decode(entry.result()) };
             let socket = match (&flight.op, result) {
                 // SAFETY: accept gave this descriptor to this completion and to nobody else.
                 (Op::Accept { .. }, Ok(fd)) => Some(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
@@ -224,6 +258,60 @@ impl Default for Wire {
         // SAFETY: msghdr is plain data for which all zeroes is a valid value.
         let header = unsafe { std::mem::zeroed() };
         Self { header, list: Vec::with_capacity(BATCH_PARTS_MAX) }
+    }
+}
+
+/// A part of a file, through which the kernel can be asked what of it is in the page cache. Nobody can look through it.
+#[derive(Debug)]
+pub struct Window {
+    start: *mut libc::c_void,
+    offset: u64,
+}
+
+/// A request that begins in the last page of a window lies in it too.
+const WINDOW_MAPPED_BYTES: usize = WINDOW_BYTES as usize + PIPE_BYTES;
+
+impl Window {
+    /// The window of a file that has `offset` in it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open(file: impl AsFd, offset: u64) -> io::Result<Self> {
+        let offset = offset - offset % WINDOW_BYTES;
+        let (protection, flags) = (rustix::mm::ProtFlags::empty(), rustix::mm::MapFlags::SHARED);
+        // SAFETY: the kernel chooses addresses that nobody has.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), WINDOW_MAPPED_BYTES, protection, flags, file, offset)? };
+        Ok(Self { start, offset })
+    }
+
+    /// True when a range that begins at `offset` and fits into a pipe is inside.
+    pub fn covers(&self, offset: u64) -> bool {
+        offset >= self.offset && offset - self.offset < WINDOW_BYTES
+    }
+
+    /// True when each page of the range is in the page cache, read to its end (that a page is there is not enough).
+    ///
+    /// # Panics
+    /// When the range is not inside, which is a bug of the caller.
+    pub fn is_resident(&self, range: ByteRange) -> bool {
+        assert!(self.covers(range.offset()) && range.length() <= PIPE_BYTES as u64);
+        let skipped = range.offset() % ALIGNMENT as u64;
+        let length = (range.length() + skipped) as usize;
+        let pages_count = length.div_ceil(ALIGNMENT);
+        let mut pages = [0u8; PIPE_BYTES / ALIGNMENT + 1];
+        let before = (range.offset() - skipped - self.offset) as usize;
+        // SAFETY: the first page of the range and `length` bytes from there are inside the mapping, as asserted, and
+        // `pages` has a byte for each page.
+        let result = unsafe { libc::mincore(self.start.byte_add(before), length, pages.as_mut_ptr()) };
+        result == 0 && pages[..pages_count].iter().all(|page| page & 1 == 1)
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: this is what was mapped, and nobody has a reference into it. It cannot fail with these arguments.
+        let _ = unsafe { rustix::mm::munmap(self.start, WINDOW_MAPPED_BYTES) };
     }
 }
 
@@ -299,7 +387,9 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
             opcode::Recv::new(fd(socket), space.as_mut_ptr(), space.len() as u32).flags(libc::MSG_WAITALL).build()
         }
         Op::Transmit { socket, batch } => {
-            let wire = flight.wire.as_mut().expect("a send has one");
+            let Some(wire) = flight.wire.as_mut() else {
+                return opcode::PollAdd::new(fd(socket), libc::POLLOUT as u32).build();
+            };
             wire.list.clear();
             wire.list.extend(
                 batch

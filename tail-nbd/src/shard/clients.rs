@@ -261,7 +261,9 @@ impl Shard {
         // What needs memory gets it before anything else happens.
         let part = matches!(request.command, Command::Read { .. })
             .then(|| Self::next_part(&mut self.discs, &transfer, connection.style()));
-        let bytes = part.filter(|part| !part.hole).map_or(0, |part| part.range.length() as usize);
+        let data = part.filter(|part| !part.hole).map(|part| part.range);
+        let pages = data.and_then(|range| self.find_pages(disc, range));
+        let bytes = data.filter(|_| pages.is_none()).map_or(0, |range| range.length() as usize);
         let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
         let Some(connection) = self.connections.get_mut(token) else { return true };
         let short_of_memory = bytes > 0 && buffer.is_none();
@@ -275,10 +277,11 @@ impl Shard {
         connection.in_flight_count += 1;
         let id = self.transfers.insert(transfer).expect("it is not full");
         match (request.command, buffer) {
-            (Command::Read { range, .. }, Some(buffer)) => {
-                self.submit_read(id, buffer, part.map_or(range, |part| part.range));
-            }
-            (Command::Read { .. }, None) => self.continue_read(id),
+            (Command::Read { range, .. }, Some(buffer)) => self.submit_read(id, buffer, data.unwrap_or(range)),
+            (Command::Read { .. }, None) => match pages {
+                Some(pipe) => self.answer_read(id, pipe.left() as u64, |batch| batch.push_pages(pipe)),
+                None => self.continue_read(id),
+            },
             (Command::Write { range, .. }, _) => {
                 connection.landing = Some(Landing { transfer: id, range, done: 0, buffer: None, filled: 0 });
             }

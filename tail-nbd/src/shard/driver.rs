@@ -6,6 +6,7 @@ use crate::buffer::Pool;
 use crate::limits::DATA_BUFFERS;
 use crate::mailbox::{MailboxReceiver, Post};
 use crate::ring::op::{Completion, Handle, Op, Owner};
+use crate::ring::pipe::Pipes;
 use crate::ring::probe::Mask;
 use crate::ring::uring::Ring;
 use crate::time::Instant;
@@ -40,14 +41,9 @@ pub(super) fn spawn(
             Err(error) => return drop(sender.send(Err(error))),
         };
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
-            Driver {
-                ring,
-                engine: Engine::new(events, patience, Pool::new(&DATA_BUFFERS)),
-                mailbox,
-                wake: Rc::new(wake),
-                start: std::time::Instant::now(),
-            }
-            .run();
+            let mut engine = Engine::new(events, patience, Pool::new(&DATA_BUFFERS));
+            engine.use_pipes(Pipes::default());
+            Driver { ring, engine, mailbox, wake: Rc::new(wake), start: std::time::Instant::now() }.run();
         }
     };
     let thread = std::thread::Builder::new().name(format!("shard{shard}")).spawn(run);

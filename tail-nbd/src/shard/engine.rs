@@ -8,6 +8,7 @@ use super::owner::{Shard, Work};
 use crate::buffer::Pool;
 use crate::mailbox::Letter;
 use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::pipe::Pipes;
 use crate::time::Instant;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,6 +24,11 @@ impl Engine {
     /// A shard without discs, whose data buffers come from `pool`.
     pub(crate) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience, pool: Pool) -> Self {
         Self { shard: Shard::new(events, patience, pool), work: Vec::new() }
+    }
+
+    /// Has large reads of what is in the page cache answered without a copy.
+    pub(crate) fn use_pipes(&mut self, pipes: Pipes) {
+        self.shard.pipes = Some(pipes);
     }
 
     /// A turn begins.

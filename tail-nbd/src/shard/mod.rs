@@ -16,8 +16,8 @@
 //!   what waits is not received from;
 //! * a panic ends one disc: its clients are cut, its I/O ends, the others do not notice.
 //!
-//! Deliberately absent: rate limits, live migration, pages by reference. The places for them are the queue
-//! for buffers, the transfer's start and end, and the batch's parts.
+//! Deliberately absent: rate limits and live migration. The places for them are the queue for buffers, and the
+//! transfer's start and end.
 
 mod access;
 mod clients;

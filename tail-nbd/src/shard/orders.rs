@@ -92,6 +92,7 @@ impl Shard {
             accepting: false,
             withdrawals: Vec::new(),
             holder: Holder::default(),
+            window: None,
             counters: DiscCounters::default(),
         };
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };
@@ -243,7 +244,7 @@ impl Shard {
         });
         let State::Closing { reply, .. } = disc.state else { return };
         // The file is given up before the answer: whoever asked may take the lock at once.
-        drop((disc.data, disc.listener));
+        drop((disc.data, disc.window, disc.listener));
         if let Some(reply) = reply {
             let _ = reply.send(answer);
         } else if let Err(error) = answer {

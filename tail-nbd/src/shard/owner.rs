@@ -11,6 +11,7 @@ use crate::nbd::reply::Answer;
 use crate::nbd::request::Request;
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::pipe::Pipes;
 use crate::ring::slots::{Slots, Token};
 use crate::time::Instant;
 use rustix::net::Shutdown;
@@ -26,6 +27,8 @@ pub(super) struct Shard {
     pub(super) connections: Slots<Connection>,
     pub(super) transfers: Slots<Transfer>,
     pub(super) pool: Pool,
+    /// For replies without a copy; `None` copies always.
+    pub(super) pipes: Option<Pipes>,
     /// Batches that nobody uses now.
     #[expect(clippy::vec_box, reason = "the box goes into the operation and comes back")]
     pub(super) batches: Vec<Box<Batch>>,
@@ -70,6 +73,7 @@ impl Shard {
             connections: Slots::new(CONNECTIONS_MAX),
             transfers: Slots::new(TRANSFERS_MAX),
             pool,
+            pipes: None,
             batches: Vec::new(),
             outbox: VecDeque::new(),
             waiting: VecDeque::new(),

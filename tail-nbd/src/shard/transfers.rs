@@ -9,13 +9,16 @@ use crate::disc::sparse::Part;
 use crate::disc::{self, Disc};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
-use crate::limits::PIECE_BYTES;
+use crate::limits::{PAGES_BYTES_MIN, PIECE_BYTES, PIPE_BYTES};
 use crate::nbd::offer::Style;
 use crate::nbd::reply;
 use crate::nbd::request::Command;
 use crate::nbd::wire::Error;
+use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::pipe::Pipe;
 use crate::ring::slots::{Slots, Token};
+use crate::ring::uring::Window;
 use std::rc::Rc;
 
 impl Shard {
@@ -153,16 +156,36 @@ impl Shard {
         }
     }
 
-    /// A piece has been read.
+    /// The bytes of a READ's first piece in a pipe, when they are in the page cache and this is cheaper than a copy.
+    /// Clients that do not read their replies may keep all pipes; then the others' replies are copied.
+    pub(super) fn find_pages(&mut self, disc: Token, range: ByteRange) -> Option<Pipe> {
+        let pipes = self.pipes.as_ref()?;
+        if !(PAGES_BYTES_MIN..=PIPE_BYTES as u64).contains(&range.length()) {
+            return None;
+        }
+        let disc = self.discs.get_mut(disc)?;
+        if !disc.window.as_ref().is_some_and(|window| window.covers(range.offset())) {
+            // Refused, it is a copy.
+            disc.window = Window::open(&disc.data, range.offset()).ok();
+        }
+        if disc.window.as_ref()?.is_resident(range) { pipes.fill(&disc.data, range) } else { None }
+    }
+
+    /// A piece has been read into a buffer.
     fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
+        self.answer_read(id, length as u64, |batch| batch.push_payload(buffer, length));
+    }
+
+    /// Answers the next `length` bytes of a READ with what `push` puts into the batch.
+    pub(super) fn answer_read(&mut self, id: Token, length: u64, push: impl FnOnce(&mut Batch)) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Command::Read { range, .. } = transfer.request.command else { unreachable!("a read") };
         let (connection, request, offset) = (transfer.connection, transfer.request, range.offset() + transfer.done);
-        transfer.done += length as u64;
+        transfer.done += length;
         let last = transfer.done == range.length();
         self.reply(connection, &request, |batch, answer| {
             answer.write_data_header(batch.headers(), offset, length as u32, last);
-            batch.push_payload(buffer, length);
+            push(batch);
         });
         if last { self.finish(id) } else { self.continue_read(id) }
     }
