@@ -108,8 +108,10 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         async move { store.announce_unused().await }
     });
     let mut tasks = vec![status, announcing];
-    if let Some(address) = config.metrics_listen {
-        tasks.push(start_metrics(address, source).await?);
+    match config.metrics_listen {
+        Some(address) => tasks.push(start_metrics(address, source).await?),
+        // What has a share of the store would keep the shards from an orderly stop.
+        None => drop(source),
     }
     let link = connect_node(node_config(&config, seen));
     let discs_count = name_shortages(&store, Allowed::of(open_files_max));

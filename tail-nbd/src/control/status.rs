@@ -42,6 +42,9 @@ const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest question in bytes.
 const QUESTION_BYTES_MAX: u64 = 256;
 
+/// Of a longer question so many bytes are read, and not looked at.
+const IGNORED_BYTES_MAX: u64 = 64 << 10;
+
 /// Longest answer that is believed: [`spine::limits::RESOURCES_MAX`] discs of a few hundred bytes each
 /// with some clients.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
@@ -355,7 +358,9 @@ async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
     line.push(b'\n');
     let told = async {
         stream.write_all(&line).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // A socket that is closed with something unread takes the answer back from its reader.
+        tokio::io::copy(&mut stream.take(IGNORED_BYTES_MAX), &mut tokio::io::sink()).await.map(drop)
     };
     timeout(DEADLINE, told).await?
 }
