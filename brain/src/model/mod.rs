@@ -6,6 +6,7 @@ pub mod change;
 pub mod disc;
 pub mod filter;
 pub mod invalid;
+pub mod migration;
 pub mod name;
 pub mod network;
 pub mod nic;
