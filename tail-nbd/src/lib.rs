@@ -13,7 +13,8 @@
 //!
 //! Reading order of the control side: [`server`] (start and stop), [`store`] (the set of discs), [`sidecar`] and
 //! [`pool`] (what survives a crash), [`control`] (the spine session), [`address`] (who answers for a disc's address),
-//! [`jobs`] (image import), [`capacity`] (what the machine must allow), [`cleanup`] (after the end of the process).
+//! [`jobs`] (image import), [`tls`] (certificates), [`capacity`] (what the machine must allow), [`cleanup`] (after the
+//! end of the process).
 
 extern crate alloc;
 
@@ -67,3 +68,5 @@ mod sim;
 pub mod store;
 #[forbid(unsafe_code)]
 pub mod time;
+#[forbid(unsafe_code)]
+pub mod tls;
