@@ -81,13 +81,7 @@ fn take_over(host: &Host, record: Record, adopt: bool) -> Result<Adopted, (Box<R
         Verdict::Remove(reason) => return Err((Box::new(record), reason)),
     };
     let Ok(qemu) = Qemu::adopt(mark, record.uid) else { return Err((Box::new(record), "its process is gone")) };
-    // The head's networks may have changed; that is no reason to end a guest.
-    let mut resource = record.resource.clone();
-    let spec = Spec::check(&resource, &host.config).or_else(|_| {
-        resource.network_interfaces.clear();
-        Spec::check(&resource, &host.config)
-    });
-    match spec {
+    match Spec::check_running(&record.resource, &host.config) {
         Ok(spec) => {
             let job = Job { id: record.id, uid: record.uid, resource: record.resource, spec };
             Ok(Adopted { job, qemu })

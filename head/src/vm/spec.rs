@@ -157,6 +157,16 @@ impl Spec {
             discs: discs(&vm.discs, profile)?,
         })
     }
+
+    /// Checks a machine that runs already. Its cards are what they are: that the head has lost one of their
+    /// networks since is found out at the next start, and until then the spec has no cards.
+    ///
+    /// # Errors
+    /// Names the attribute.
+    pub fn check_running(vm: &VmResource, config: &Config) -> Result<Self, SpecError> {
+        let without_cards = || VmResource { network_interfaces: Vec::new(), ..vm.clone() };
+        Self::check(vm, config).or_else(|_| Self::check(&without_cards(), config))
+    }
 }
 
 fn display_name(name: &str) -> Result<String, SpecError> {

@@ -67,7 +67,7 @@ pub fn check(current: &VmResource, changes: &Attributes, config: &Config) -> Res
         let message = format!("{attribute} of a running machine cannot change: it takes effect at the next start");
         return Err(refusal("needs-restart", message));
     }
-    Spec::check(&next, config).map_err(|e| refusal(e.code, e.to_string()))?;
+    Spec::check_running(&next, config).map_err(|e| refusal(e.code, e.to_string()))?;
     let cdrom = (next.cdrom_url != current.cdrom_url)
         .then(|| next.cdrom_url.as_deref().map(CdromUrl::parse).transpose())
         .transpose()
@@ -165,6 +165,21 @@ mod tests {
             assert!(refusal.message.starts_with(attribute), "{}", refusal.message);
         }
         assert!(checked(json!({"memory": 64, "display_name": "web2"})).is_ok(), "the same memory is no change");
+    }
+
+    #[test]
+    fn r186_a_network_that_the_head_has_lost_stands_in_the_way_of_nothing_else() {
+        let card = json!({"mac": "fe:ff:00:00:00:01", "vlan_id": 7, "model": "virtio"});
+        let adopted = VmResource { network_interfaces: serde_json::from_value(json!([card])).unwrap(), ..current() };
+        let config: Config = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(config.bridge_of(7), None);
+        let checked = |changes: Value| check(&adopted, changes.as_object().unwrap(), &config);
+        assert!(matches!(checked(json!({"cdrom_url": "http://a/b"})).unwrap().cdrom, Some(Some(_))));
+        assert_eq!(checked(json!({"signal": {"signal": "reset"}})).unwrap().signal, Some(Press::Reset));
+        assert!(checked(json!({"network_interfaces": [card]})).is_ok(), "the same card is no change");
+        let moved = json!([{"mac": "fe:ff:00:00:00:01", "vlan_id": 8, "model": "virtio"}]);
+        assert_eq!(checked(json!({"network_interfaces": moved})).unwrap_err().error, "needs-restart");
+        assert_eq!(checked(json!({"cdrom_url": "file://a/b"})).unwrap_err().error, "bad-value");
     }
 
     #[test]
