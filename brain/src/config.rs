@@ -113,9 +113,9 @@ pub struct ImageConfig {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// VMs started in one window.
+    /// VMs started in one window without an order of a user.
     pub vm_starts_max: u32,
-    /// VMs stopped in one window.
+    /// VMs stopped in one window without an order of a user.
     pub vm_stops_max: u32,
     /// Seconds of the window.
     pub window_s: u64,

@@ -10,7 +10,7 @@ pub const DATABASE_CONNECTIONS_MAX: usize = 24;
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The schema versions this build can work with.
-pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 2..=2;
+pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 3..=3;
 
 /// Database connections that the reconciler uses at the same time: the rest is for the API.
 pub const RECONCILER_CONNECTIONS_MAX: usize = 12;

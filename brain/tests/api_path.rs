@@ -29,6 +29,10 @@ struct Lab {
 
 impl Lab {
     async fn start(server: &common::Server) -> Self {
+        Self::start_with(server, CONFIG).await
+    }
+
+    async fn start_with(server: &common::Server, config: &str) -> Self {
         let store = server.store().await;
         let (registry, poke) = (Registry::default(), Poke::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,7 +45,7 @@ impl Lab {
             epoch: Epoch(1),
             nodes_lock: Arc::default(),
         };
-        let config = Config::parse(CONFIG, Path::new("brain.toml")).unwrap();
+        let config = Config::parse(config, Path::new("brain.toml")).unwrap();
         let reconciler = Reconciler::new(store.clone(), registry.clone(), poke.clone(), ReconcilerConfig::of(&config));
         let mut tasks = JoinSet::new();
         tasks.spawn(session::listen(listener, fleet));
@@ -150,6 +154,40 @@ async fn r034_a_head_that_goes_away_is_gone_from_the_api_at_once() {
     signal.with(503);
     lab.head.connect();
     lab.until("running").await;
+    drop(lab);
+    server.stop().await;
+}
+
+/// The limits let nothing through here, so that all that still happens was not counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_no_user_has_ordered_counts_against_the_limits() {
+    let Some(server) = common::Server::start().await else { return };
+    let config = format!("{CONFIG}\n[limits]\nvm_starts_max = 0\nvm_stops_max = 0\n");
+    let lab = Lab::start_with(&server, &config).await;
+    let client = &lab.client;
+    let order = json!({"virtual_machine": {"name": "web1"}, "discs": [{"size": 100}]});
+    client.post("/accounts/acme/groups/default/vm_create", order).await.with(202);
+    lab.until("running").await;
+    let run = "SELECT max(id) FROM runs";
+    let first = client.number(run).await;
+    client.put("/virtual_machines/web1", json!({"power_on": false, "autoreboot_on": true})).await.with(200);
+    while client.number(run).await == first {
+        lab.until("running").await;
+    }
+    lab.until("running").await;
+
+    lab.head.vm_ends("vm.1", "the guest crashed");
+    // At first it waits because it ran for so short a time.
+    while !lab.until("waiting").await["status"]["reason"].as_str().unwrap().contains("which is the limit") {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    client.put("/virtual_machines/web1", json!({"power_on": false, "autoreboot_on": false})).await.with(200);
+    lab.until("off").await;
+    client.put("/virtual_machines/web1", json!({"power_on": true})).await.with(200);
+    lab.until("running").await;
+    client.delete("/virtual_machines/web1").await.with(204);
+    let of_deleted = "/virtual_machines/web1?include_deleted=true&wait=40s&until=deleted";
+    assert_eq!(client.get(of_deleted).await.with(200)["status"]["state"], "deleted");
     drop(lab);
     server.stop().await;
 }

@@ -43,6 +43,8 @@ pub struct VmRow {
     pub memory_mib: i32,
     /// Wanted on.
     pub power_on: bool,
+    /// A user has changed `power_on` since the last start: what follows from it is not automatic.
+    pub power_ordered: bool,
     /// Wanted on again once it has stopped.
     pub autoreboot_on: bool,
     /// The CD in its drive.

@@ -371,7 +371,7 @@ impl Worker {
                 return Ok(());
             }
         };
-        if !self.may(Kind::Start, memory, now) {
+        if !work.vm.power_ordered && !self.may(Kind::Start, memory, now) {
             return Ok(());
         }
         if rows::open_run(&tx, vm_id, &choice.place, &key, &choice.reason).await? {
@@ -383,7 +383,7 @@ impl Worker {
     }
 
     async fn ask(&self, work: &Work, ask: &Ask, memory: &mut Memory) -> Result<(), StoreError> {
-        if ask.purpose.stops_a_vm() && !self.may(Kind::Stop, memory, OffsetDateTime::now_utc()) {
+        if ask.purpose.is_automatic_stop(&work.vm) && !self.may(Kind::Stop, memory, OffsetDateTime::now_utc()) {
             return Ok(());
         }
         let result = self.registry.command(&ask.node, ask.command.clone(), ask.deadline).await;
@@ -413,13 +413,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the window has room for one more; if not the VM waits.
+    /// Whether the window has room for one more automatic start or stop; if not the VM waits.
     fn may(&self, kind: Kind, memory: &mut Memory, now: OffsetDateTime) -> bool {
         match self.gate.lock().unwrap_or_else(PoisonError::into_inner).pass(kind, now) {
             Ok(()) => true,
             Err(closed) => {
                 let failures_count = memory.failures_count;
-                memory.vm = Some(Hold { until: closed.until, reason: closed.reason, failures_count });
+                let (until, reason) = (closed.until, closed.reason);
+                memory.vm = Some(Hold { until, reason, failures_count, automatic_only: true });
                 false
             }
         }

@@ -1,4 +1,5 @@
-//! How many VMs the reconciler starts and stops in a while: a wrong database does bounded harm.
+//! How many VMs the reconciler starts and stops of its own accord in a while: a wrong database does bounded
+//! harm. What users have ordered does not pass here: nobody's order waits for those of others.
 
 use crate::config::LimitsConfig;
 use std::{collections::VecDeque, time::Duration};
@@ -51,8 +52,10 @@ impl Gate {
         }
         if passed.len() >= usize::try_from(count_max).unwrap_or(usize::MAX) {
             let until = passed.front().map_or(now, |first| *first) + window;
-            let reason =
-                format!("{count_max} VMs were {what} in the last {} s, which is the limit", self.limits.window_s);
+            let reason = format!(
+                "{count_max} VMs were {what} automatically in the last {} s, which is the limit",
+                self.limits.window_s
+            );
             return Err(Closed { reason, until });
         }
         passed.push_back(now);

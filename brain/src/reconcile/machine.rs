@@ -1,6 +1,7 @@
 //! The next step for the machine itself.
 
 use super::{
+    memory::Hold,
     observed::Machine,
     plan::{Action, Ask, Purpose, Situation, StandingDisc, moment},
     resource::RUN,
@@ -177,7 +178,7 @@ impl<'a> Situation<'a> {
             return (None, status);
         }
         let refresh = self.ask_head(&run.head, Purpose::Refresh, |name| Command::Update(name, changes));
-        match self.memory.vm.as_ref().filter(|hold| hold.lasts(self.now)) {
+        match self.held() {
             Some(hold) => (None, Status { reason: Some(hold.reason.clone()), ..status }),
             None => (Some(refresh), status),
         }
@@ -236,13 +237,19 @@ impl<'a> Situation<'a> {
 
     /// The action, unless the VM is to be left alone for a while.
     fn unless_held(self, action: Action, status: Status) -> Next {
-        match self.memory.vm.as_ref().filter(|hold| hold.lasts(self.now)) {
+        match self.held() {
             Some(hold) => {
                 let reason = format!("{} (next attempt at {})", hold.reason, moment(hold.until));
                 (None, Status::because("waiting", reason))
             }
             None => (Some(action), status),
         }
+    }
+
+    /// Why the VM is to be left alone for a while, if so.
+    fn held(self) -> Option<&'a Hold> {
+        let concerns = |hold: &&Hold| !(hold.automatic_only && self.work.vm.power_ordered);
+        self.memory.vm.as_ref().filter(|hold| hold.lasts(self.now)).filter(concerns)
     }
 
     fn ask_head(self, head: &NodeName, purpose: Purpose, command: impl FnOnce(ResourceName) -> Command) -> Action {

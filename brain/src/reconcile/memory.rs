@@ -43,6 +43,8 @@ pub struct Hold {
     pub reason: String,
     /// Failures in a row.
     pub failures_count: u32,
+    /// It holds up only what no user has ordered.
+    pub automatic_only: bool,
 }
 
 impl Hold {
@@ -103,7 +105,7 @@ impl Memory {
 fn hold(failures_count: u32, reason: String, now: OffsetDateTime) -> Hold {
     let doublings = failures_count.saturating_sub(1).min(16);
     let pause = BACK_OFF_FIRST.saturating_mul(1 << doublings).min(BACK_OFF_LAST);
-    Hold { until: now + pause, reason, failures_count }
+    Hold { until: now + pause, reason, failures_count, automatic_only: false }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@
 //!   and so nobody else (safety rule 7).
 //! * What is not in the database is reported, never removed (R058, safety rule 8).
 //! * Every stop and every failed start has a recorded reason (R166).
-//! * How many VMs are started and stopped in a while has a limit, whatever the rows say.
+//! * How many VMs are started and stopped in a while without a user's order has a limit, whatever the rows say.
 //!
 //! If the brain dies here, the truth is there:
 //!

@@ -3,7 +3,7 @@
 use super::{memory::Memory, observed::Observed, resource::Surroundings};
 use crate::model::{
     change::Change,
-    work::{DiscRow, Status, Work},
+    work::{DiscRow, Status, VmRow, Work},
 };
 use spine::{
     id::{AttachmentsVersion, DiscNumber, ImageName, NodeName},
@@ -75,9 +75,13 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// True for what the limit on automatic stops counts.
-    pub fn stops_a_vm(&self) -> bool {
-        matches!(self, Self::Stop(_) | Self::RemoveRogue)
+    /// True for what the limit on automatic stops counts: a stop of this machine that no user has ordered.
+    pub fn is_automatic_stop(&self, vm: &VmRow) -> bool {
+        match self {
+            Self::Stop(start_overdue) => *start_overdue || !vm.power_ordered,
+            Self::RemoveRogue => true,
+            _ => false,
+        }
     }
 }
 

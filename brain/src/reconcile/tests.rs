@@ -64,6 +64,7 @@ pub(super) fn vm(discs: Vec<DiscRow>) -> Work {
             cores: 1,
             memory_mib: 256,
             power_on: true,
+            power_ordered: false,
             autoreboot_on: true,
             cdrom_url: None,
             keymap: None,

@@ -17,7 +17,8 @@ use tokio_postgres::Transaction;
 pub async fn purge(tx: &Transaction<'_>, vm_id: i64, reason: &str) -> Result<bool, StoreError> {
     let changed = tx
         .execute(
-            "UPDATE virtual_machines SET purged_at = now(), deleted_at = coalesce(deleted_at, now()), power_on = false
+            "UPDATE virtual_machines SET purged_at = now(), deleted_at = coalesce(deleted_at, now()), power_on = false,
+                    power_ordered = power_ordered OR power_on
              WHERE id = $1 AND purged_at IS NULL",
             &[&vm_id],
         )

@@ -120,10 +120,10 @@ pub struct VmRow<'a> {
 /// # Errors
 /// When the name is taken (see [`StoreError::constraint`]), or the database fails.
 pub async fn insert(tx: &Transaction<'_>, vm: &VmRow<'_>) -> Result<i64, StoreError> {
-    let sql = "INSERT INTO virtual_machines (group_id, name, cores, memory_mib, power_on, autoreboot_on, cdrom_url, \
-         keymap, hardware_profile, hardware_profile_locked, zone_name, management_address, management_ssh_keys, \
-         status_state, status_reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
-         RETURNING id";
+    let sql = "INSERT INTO virtual_machines (group_id, name, cores, memory_mib, power_on, power_ordered, \
+         autoreboot_on, cdrom_url, keymap, hardware_profile, hardware_profile_locked, zone_name, management_address, \
+         management_ssh_keys, status_state, status_reason) VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10, $11, \
+         $12, $13, $14, $15) RETURNING id";
     let row = tx
         .query_one(
             sql,
@@ -157,8 +157,8 @@ pub async fn update(tx: &Transaction<'_>, vm: &Vm) -> Result<(), StoreError> {
     let (cores, memory) = (int(vm.cores), int(vm.memory_mib));
     tx.execute(
         "UPDATE virtual_machines SET name = $2, group_id = $3, cores = $4, memory_mib = $5, power_on = $6, \
-         autoreboot_on = $7, cdrom_url = $8, keymap = $9, hardware_profile = $10, hardware_profile_locked = $11 \
-         WHERE id = $1",
+         power_ordered = power_ordered OR power_on <> $6, autoreboot_on = $7, cdrom_url = $8, keymap = $9, \
+         hardware_profile = $10, hardware_profile_locked = $11 WHERE id = $1",
         &[
             &vm.id,
             &vm.name,
@@ -189,7 +189,7 @@ fn int(value: i64) -> i32 {
 pub async fn delete(tx: &Transaction<'_>, id: i64) -> Result<(), StoreError> {
     tx.execute(
         "UPDATE virtual_machines SET deleted_at = coalesce(deleted_at, now()), power_on = false, \
-         autoreboot_on = false WHERE id = $1",
+         power_ordered = power_ordered OR power_on, autoreboot_on = false WHERE id = $1",
         &[&id],
     )
     .await?;

@@ -66,8 +66,8 @@ pub async fn load(tx: &Transaction<'_>, vm_ids: &[i64]) -> Result<Vec<Work>, Sto
 }
 
 const VMS: &str = "
-    SELECT v.id, v.name, g.name, a.name, v.cores, v.memory_mib, v.power_on, v.autoreboot_on, v.cdrom_url, v.keymap,
-           v.hardware_profile, v.management_address, v.management_ssh_keys, v.deleted_at IS NOT NULL,
+    SELECT v.id, v.name, g.name, a.name, v.cores, v.memory_mib, v.power_on, v.power_ordered, v.autoreboot_on, v.cdrom_url,
+           v.keymap, v.hardware_profile, v.management_address, v.management_ssh_keys, v.deleted_at IS NOT NULL,
            v.purged_at IS NOT NULL, v.status_state, v.status_reason
     FROM virtual_machines v JOIN groups g ON g.id = v.group_id JOIN accounts a ON a.id = g.account_id
     WHERE v.id = ANY($1) ORDER BY v.id";
@@ -120,15 +120,16 @@ fn vm_row(row: &Row) -> Result<VmRow, StoreError> {
         cores: row.get(4),
         memory_mib: row.get(5),
         power_on: row.get(6),
-        autoreboot_on: row.get(7),
-        cdrom_url: row.get(8),
-        keymap: row.get(9),
-        hardware_profile: row.get(10),
-        management_address: row.get(11),
-        management_ssh_keys: row.get::<_, Vec<String>>(12).into_iter().map(Secret::new).collect(),
-        deleted: row.get(13),
-        purged: row.get(14),
-        status: Status { state: row.get(15), reason: row.get(16), progress: None },
+        power_ordered: row.get(7),
+        autoreboot_on: row.get(8),
+        cdrom_url: row.get(9),
+        keymap: row.get(10),
+        hardware_profile: row.get(11),
+        management_address: row.get(12),
+        management_ssh_keys: row.get::<_, Vec<String>>(13).into_iter().map(Secret::new).collect(),
+        deleted: row.get(14),
+        purged: row.get(15),
+        status: Status { state: row.get(16), reason: row.get(17), progress: None },
     })
 }
 
@@ -225,6 +226,8 @@ pub async fn open_run(
         return Ok(false);
     }
     raise_attachments(tx, vm_id).await?;
+    // What a user has ordered is under way: should it have to be started again, that is automatic.
+    tx.execute("UPDATE virtual_machines SET power_ordered = false WHERE id = $1", &[&vm_id]).await?;
     let message = format!("started on {reason}");
     record(tx, vm_id, "vm-starting", None, Some(head.as_str()), &message).await?;
     Ok(true)
