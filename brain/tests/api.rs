@@ -333,6 +333,16 @@ async fn who_one_is_and_what_one_may() {
     let slowed = nobody.at_address("192.0.2.66").with_basic("alice", PASSWORD).get("/accounts").await;
     assert!(slowed.with(401)["error"].as_str().unwrap().contains("too many failed logins"));
     nobody.with_basic("alice", PASSWORD).get("/accounts").await.with(200);
+    let sprayer = nobody.at_address("192.0.2.67");
+    for n in 0..30 {
+        sprayer.with_basic(&format!("user{n}"), "12345678").get("/accounts").await.with(401);
+    }
+    let slowed = sprayer.with_basic("bob", PASSWORD).get("/accounts").await;
+    assert!(slowed.with(401)["error"].as_str().unwrap().contains("too many failed logins"), "whatever the name");
+    let flooder = nobody.at_address("192.0.2.68");
+    let flood = (0..200).map(|n| flooder.with_basic(&format!("user{n}"), "12345678"));
+    let flood: tokio::task::JoinSet<_> = flood.map(|one| async move { one.get("/accounts").await.status }).collect();
+    assert!(flood.join_all().await.iter().any(|status| *status == 503), "a flood is turned away, not queued");
 
     // Users.
     assert_json_snapshot!("users_own", alice.get("/users").await.with(200));

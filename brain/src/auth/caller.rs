@@ -3,7 +3,7 @@
 use super::{
     credentials::Credentials,
     password::{PasswordError, Passwords},
-    throttle::Throttle,
+    throttle::{Refused, Throttle},
 };
 use crate::{
     model::privilege::{Access, Proof},
@@ -62,6 +62,15 @@ pub enum AuthError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Refused> for AuthError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Wait(wait) => Self::TooManyFailures { wait },
+            Refused::Busy => Self::Password(PasswordError::Busy),
+        }
+    }
 }
 
 /// Lets callers in.
@@ -135,6 +144,8 @@ impl Gate {
     }
 
     async fn log_in(&self, username: &str, password: &Secret, address: Option<IpAddr>) -> Result<i64, AuthError> {
+        // Before the database and the hasher have anything to do with it.
+        let attempt = self.throttle.begin(username, address, Instant::now())?;
         // A name or password that nobody can have is not worth a look into the database.
         let possible = !username.contains('\0') && username.len() <= 253 && password.reveal().len() <= 1024;
         let credentials = match possible {
@@ -142,15 +153,15 @@ impl Gate {
             false => None,
         };
         let (user_id, hash) = credentials.map_or((None, None), |(id, hash)| (Some(id), hash));
-        let gate = || self.throttle.wait(username, address, Instant::now());
+        let gate = || attempt.wait(Instant::now());
         match (self.passwords.check(hash, password, gate).await?, user_id) {
             (Err(wait), _) => Err(AuthError::TooManyFailures { wait }),
             (Ok(true), Some(user_id)) => {
-                self.throttle.succeeded(username, address);
+                attempt.succeeded(Instant::now());
                 Ok(user_id)
             }
             (Ok(_), _) => {
-                self.throttle.failed(username, address, Instant::now());
+                attempt.failed(Instant::now());
                 Err(AuthError::Wrong)
             }
         }

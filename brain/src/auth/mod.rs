@@ -7,7 +7,7 @@
 //!
 //! * [`credentials`]: reads the header.
 //! * [`password`]: makes and checks hashes without starving the rest of the process.
-//! * [`throttle`]: slows down whoever guesses.
+//! * [`throttle`]: slows down whoever guesses. [`recent`] is the bounded table it remembers with.
 //! * [`caller`]: puts these together.
 //!
 //! What a caller may do is [`crate::model::privilege`].
@@ -21,6 +21,7 @@
 pub mod caller;
 pub mod credentials;
 pub mod password;
+pub mod recent;
 pub mod throttle;
 
 pub use caller::{AuthError, Caller, Gate};
