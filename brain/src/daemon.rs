@@ -73,7 +73,7 @@ async fn serve(config: Config, store: Store, sockets: Vec<std::net::TcpListener>
     let reconciler = Reconciler::new(store.clone(), registry.clone(), poke.clone(), ReconcilerConfig::of(&config));
     tasks.spawn(reconciler.run());
     let (stop, stopping) = watch::channel(false);
-    let state = AppState { store, poke, registry: registry.clone(), config: Arc::new(config) };
+    let state = AppState { store: store.for_api()?, poke, registry: registry.clone(), config: Arc::new(config) };
     let api = serve_http(http, state, &stopping, open_files_max);
 
     daemon::notify("READY=1").context("cannot tell the service manager that the brain is ready")?;

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-/// Database connections: the reconciler's tasks and the API's requests share them. PostgreSQL
-/// allows 100 by default, and a standby and an operator's `psql` want some too.
-pub const DATABASE_CONNECTIONS_MAX: usize = 24;
+/// Database connections of the brain itself: the reconciler and the sessions of nodes. No load of the
+/// API gets at them. PostgreSQL allows 100 in all by default, and a standby and an operator's `psql`
+/// want some too.
+pub const OWN_CONNECTIONS_MAX: usize = 14;
 
-/// How long a request may wait for a database connection before it fails with a sentence.
+/// Database connections of the API's requests.
+pub const API_CONNECTIONS_MAX: usize = 10;
+
+/// How long anybody waits for a database connection before it fails with a sentence.
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The schema versions this build can work with.
 pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 3..=3;
 
-/// Database connections that the reconciler uses at the same time: the rest is for the API.
+/// Database connections that the reconciler uses at the same time: the rest of the brain's own is for
+/// the sessions of nodes.
 pub const RECONCILER_CONNECTIONS_MAX: usize = 12;
 
 /// VMs that are worked on at the same time. Most of the time such work waits for the answer of a
@@ -72,4 +77,4 @@ pub const REASON_CHARS_MAX: usize = 500;
 /// Reports of the same stray resource are this far apart at least.
 pub const STRAY_REPORT_INTERVAL: Duration = Duration::from_secs(600);
 
-const _: () = assert!(RECONCILER_CONNECTIONS_MAX < DATABASE_CONNECTIONS_MAX);
+const _: () = assert!(RECONCILER_CONNECTIONS_MAX < OWN_CONNECTIONS_MAX);

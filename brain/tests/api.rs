@@ -473,6 +473,14 @@ async fn groups_discs_and_waiting() {
     let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().with(200);
     assert_eq!(waited["status"]["state"], "running");
     alice.get("/virtual_machines/1?wait=soon&until=off").await.with(400);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..17 {
+        let alice = alice.clone();
+        waiting.spawn(async move { alice.get("/virtual_machines/1?wait=60s&until=failed").await });
+    }
+    let answered = tokio::time::timeout(Duration::from_secs(40), waiting.join_next()).await;
+    answered.expect("one more than a user may have is answered at once").unwrap().unwrap().with(200);
+    drop(waiting);
 
     // A suspended account may not start anything.
     alice.end_run(1).await;

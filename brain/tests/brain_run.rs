@@ -23,6 +23,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_postgres::{Client, NoTls};
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -31,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 struct Lab {
     dir: tempfile::TempDir,
     config: PathBuf,
+    http: SocketAddr,
     brain: Option<Child>,
     db: Client,
     /// Kept: the last user of the server stops it.
@@ -40,23 +42,26 @@ struct Lab {
     heads: [Fake; 2],
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A socket address that no other process is given: the brain is away from it for a while.
+fn own_address() -> SocketAddr {
+    let [a, b, c, d] = std::process::id().to_be_bytes();
+    assert_eq!(a, 0, "the kernel's highest process number has 22 bits");
+    std::net::TcpListener::bind(SocketAddr::from(([127, 64 | b, c, d], 0))).unwrap().local_addr().unwrap()
 }
 
 impl Lab {
     /// None where PostgreSQL is not installed.
     async fn start() -> Option<Self> {
         let dir = common::scratch_dir();
-        let (spine, http) = (free_port(), free_port());
+        let (spine, http) = (own_address(), own_address());
         let config = dir.path().join("brain.toml");
         let state_dir = dir.path().join("state");
         let text = format!(
             r#"
 name = "brain1"
 cluster_domain = "lab.bigv.example"
-spine_listen = ["127.0.0.1:{spine}"]
-http_listen = ["127.0.0.1:{http}"]
+spine_listen = ["{spine}"]
+http_listen = ["{http}"]
 state_dir = {state_dir:?}
 storage_prefix = "fd00:b16:0:d::/64"
 management_network = "10.16.3.0/24"
@@ -80,11 +85,10 @@ name = "tiny"
         let (db, connection) = embedded.config().connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         let fuse = Arc::new(Fuse::default());
-        let address = SocketAddr::from(([127, 0, 0, 1], spine));
-        let fake = |name: &str, role, own: &str| Fake::new(name, role, own, address, &fuse);
+        let fake = |name: &str, role, own: &str| Fake::new(name, role, own, spine, &fuse);
         let tail = fake("tail1", Role::Tail, "fd00:b16:0:2::21");
         let heads = [fake("head1", Role::Head, "fd00:b16:0:2::11"), fake("head2", Role::Head, "fd00:b16:0:2::12")];
-        let mut lab = Self { dir, config, brain: None, db, _server: embedded, fuse, tail, heads };
+        let mut lab = Self { dir, config, http, brain: None, db, _server: embedded, fuse, tail, heads };
         lab.start_brain();
         lab.tail.connect();
         lab.heads.iter_mut().for_each(Fake::connect);
@@ -343,6 +347,44 @@ async fn r029_a_second_brain_is_refused_and_an_old_one_only_observes() {
     lab.until("all nodes obey it", vm, adopted).await;
     lab.until_state(vm, "running").await;
     lab.check_running(vm).await;
+    lab.stop().await;
+}
+
+/// Requests of clients wait for a locked table, on all of the connections that they can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_api_waits_for_nodes_and_vms_go_on() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let vm = lab.new_vm("web1").await;
+    lab.until_state(vm, "running").await;
+    lab.db.batch_execute("BEGIN; LOCK TABLE sessions").await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = TcpStream::connect(lab.http).await.unwrap();
+        client.write_all(b"GET /accounts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'sessions'::regclass AND NOT granted";
+    let stuck = async || {
+        let count: i64 = lab.db.query_one(waiting, &[]).await.unwrap().get(0);
+        (count == brain::limits::API_CONNECTIONS_MAX as i64).then_some(())
+    };
+    lab.until("the API has no connection left", vm, stuck).await;
+    let head = lab.check_running(vm).await;
+    lab.heads[head].vm_ends(&format!("vm.{vm}"), "qemu exited with signal 11");
+    lab.heads[1 - head].disconnect();
+    lab.heads[1 - head].connect();
+    let again = async || {
+        let sql = "SELECT 1 FROM runs WHERE virtual_machine_id = $1 AND state = 'running'
+                   AND id > (SELECT min(id) FROM runs) AND (SELECT count(*) FROM nodes WHERE online) = 3";
+        lab.db.query_opt(sql, &[&vm]).await.unwrap().map(drop)
+    };
+    lab.until("it runs again, and all nodes are there", vm, again).await;
+    assert_eq!(
+        lab.db.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0),
+        brain::limits::API_CONNECTIONS_MAX as i64,
+        "the clients still wait"
+    );
+    lab.db.batch_execute("ROLLBACK").await.unwrap();
     lab.stop().await;
 }
 

@@ -7,7 +7,7 @@
 //! * [`v1`]: the handlers, by what they are about; the router below is the table of them.
 //! * [`extract`], [`fields`]: what a request says: caller, path, query, body. [`query`] reads the latter two.
 //! * [`shape`]: what an answer looks like. [`fault`]: what an error looks like. [`guard`]: around every request.
-//! * [`serve`]: connections: how many, and for how long.
+//! * [`serve`]: connections: how many, and for how long. [`waiting`]: who may wait for a status.
 //!
 //! Invariants: a body is read only from an object of bounded size and depth; every answer is JSON with the bare
 //! content type `application/json` (but a session's token, which is plain text); the codes are 200, 202, 204, 400,
@@ -24,6 +24,7 @@ pub mod query;
 pub mod serve;
 pub mod shape;
 pub mod v1;
+pub mod waiting;
 
 use crate::{auth::Gate, config::Config, fleet::Registry, reconcile::Poke, service::Service, store::Store};
 use axum::{
@@ -33,16 +34,13 @@ use axum::{
 };
 use fault::Fault;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use v1::{accounts, admin, definitions, discs, groups, nics, privileges, sessions, users, virtual_machines};
-
-/// Requests that may wait for a status at the same time; one more is answered at once.
-const WAITING_MAX: usize = 256;
+use waiting::Waiting;
 
 /// What the API is served from.
 #[derive(Clone)]
 pub struct AppState {
-    /// The database.
+    /// The database, as [`Store::for_api`] gives it.
     pub store: Store,
     /// Wakes the reconciler.
     pub poke: Poke,
@@ -58,7 +56,7 @@ pub struct Api {
     /// The use cases' means.
     pub service: Service,
     /// Turns of those who wait for a status.
-    pub(crate) waiting: Arc<Semaphore>,
+    pub(crate) waiting: Waiting,
 }
 
 /// The whole API, for [`serve::serve`], which adds the peer's address: it counts for privileges that are limited to
@@ -67,7 +65,7 @@ pub fn router(state: AppState) -> Router {
     let AppState { store, poke, registry, config } = state;
     let gate = Gate::new(store.clone());
     let service = Service { store, poke, registry, config, gate };
-    let api = Api { service, waiting: Arc::new(Semaphore::new(WAITING_MAX)) };
+    let api = Api { service, waiting: Waiting::default() };
     let vms = "/accounts/{account}/groups/{group}/virtual_machines";
     let vm = "/accounts/{account}/groups/{group}/virtual_machines/{vm}";
     Router::new()

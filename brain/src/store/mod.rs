@@ -45,7 +45,7 @@ mod select;
 
 pub use error::{StoreError, chain};
 
-use crate::limits::{DATABASE_CONNECTIONS_MAX, DATABASE_WAIT_MAX};
+use crate::limits::{API_CONNECTIONS_MAX, DATABASE_WAIT_MAX, OWN_CONNECTIONS_MAX};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::{Config, NoTls};
 
@@ -70,14 +70,27 @@ impl Store {
     ///
     /// # Errors
     /// When the pool cannot be set up.
-    pub fn new(mut config: Config) -> Result<Self, StoreError> {
+    pub fn new(config: Config) -> Result<Self, StoreError> {
+        Self::with_connections(config, OWN_CONNECTIONS_MAX)
+    }
+
+    /// The same database for the API's requests, through a pool of their own: however many there are, this
+    /// store's users do not wait for them.
+    ///
+    /// # Errors
+    /// As [`Store::new`].
+    pub fn for_api(&self) -> Result<Self, StoreError> {
+        Self::with_connections(self.config.clone(), API_CONNECTIONS_MAX)
+    }
+
+    fn with_connections(mut config: Config, connections_max: usize) -> Result<Self, StoreError> {
         if config.get_application_name().is_none() {
             config.application_name("bigv-brain");
         }
         let manager =
             Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
-            .max_size(DATABASE_CONNECTIONS_MAX)
+            .max_size(connections_max)
             .wait_timeout(Some(DATABASE_WAIT_MAX))
             .create_timeout(Some(DATABASE_WAIT_MAX))
             .runtime(Runtime::Tokio1)

@@ -70,8 +70,9 @@ pub(crate) async fn show(State(api): State<Api>, caller: Caller, named: Named) -
         Some(text) => seconds(text).ok_or_else(|| Invalid::of("wait", "is not a number of seconds, as 30s"))?,
         None => Duration::ZERO,
     };
-    let turn = api.waiting.try_acquire();
-    let wait = if turn.is_ok() { asked } else { Duration::ZERO };
+    // Without a turn it is answered at once: clients ask again.
+    let turn = api.waiting.turn(caller.user_id);
+    let wait = if turn.is_some() { asked } else { Duration::ZERO };
     let found = virtual_machines::wait(&api.service, &caller, &named.filter, &until, wait).await?;
     Answer::ok(&api.shape(found, named.wants_overview()))
 }
