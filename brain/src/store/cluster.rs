@@ -8,7 +8,7 @@ use spine::id::Epoch;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 use uuid::Uuid;
 
 const ACTIVE_LOCK_HIGH: u32 = 0x6269_6776;
@@ -18,6 +18,9 @@ const ACTIVE_LOCK: i64 = ((ACTIVE_LOCK_HIGH as i64) << 32) | ACTIVE_LOCK_LOW as 
 /// How often the lock's connection is tried, and how long an answer may take.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long the next brain waits for the lock of one that has just ended, before it takes it for alive.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Why this brain is not the active one.
 #[derive(Debug, Error)]
@@ -44,6 +47,8 @@ pub struct Active {
 impl Active {
     /// Takes the lock and raises the epoch. `brain` is what a second one will be told.
     ///
+    /// PostgreSQL notices the end of a process a moment after it ended: the next brain waits for that.
+    ///
     /// # Errors
     /// [`ActiveError::Taken`] names the brain that is active.
     pub async fn acquire(config: &Config, brain: &str) -> Result<Self, ActiveError> {
@@ -53,10 +58,12 @@ impl Active {
         config.keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(Duration::from_secs(15));
         let (client, connection) = config.connect(NoTls).await.map_err(|error| StoreError::Pool(chain(&error)))?;
         let connection = tokio::spawn(connection);
-        let row =
-            client.query_one("SELECT pg_try_advisory_lock($1)", &[&ACTIVE_LOCK]).await.map_err(StoreError::from)?;
-        if !row.get::<_, bool>(0) {
-            return Err(ActiveError::Taken(holder(&client).await?));
+        let lock = format!("SET lock_timeout = {}; SELECT pg_advisory_lock({ACTIVE_LOCK})", LOCK_WAIT.as_millis());
+        match client.batch_execute(&lock).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                return Err(ActiveError::Taken(holder(&client).await?));
+            }
+            locked => locked.map_err(StoreError::from)?,
         }
         let row = client
             .query_one("UPDATE cluster SET epoch = epoch + 1 RETURNING id, epoch", &[])
