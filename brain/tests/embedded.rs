@@ -56,7 +56,7 @@ async fn c19_an_unknown_schema_is_refused_with_what_to_do() {
     let Some(server) = common::Server::start().await else { return };
     let store = server.store().await;
     let client = store.client().await.unwrap();
-    client.batch_execute("UPDATE refinery_schema_history SET version = 99").await.unwrap();
+    client.batch_execute("INSERT INTO refinery_schema_history (version) VALUES (99)").await.unwrap();
     let error = store.check_schema().await.unwrap_err().to_string();
     assert!(error.contains("99") && error.contains("newer bigv-brain"), "{error}");
     let mut empty = store.config().clone();
