@@ -28,6 +28,14 @@ pub enum Letter {
     ResizeKeepingData(DiscNumber, u64, Reply),
     /// Give it up.
     Close(DiscNumber, Reply),
+    /// Freeze it.
+    Freeze(DiscNumber, Reply),
+    /// Let it go on.
+    Thaw(DiscNumber, Reply),
+    /// Freeze all discs.
+    FreezeAll(Reply),
+    /// Let all discs go on.
+    ThawAll(Reply),
     /// Say what there is.
     Status(oneshot::Sender<ShardStatus>),
     /// Close everything and end.

@@ -68,6 +68,10 @@ pub struct Connection {
     pub in_flight_count: u32,
     /// When it is cut, unless something happens before.
     pub deadline: Option<Instant>,
+    /// Its disc is frozen: nothing is received, looked at or sent.
+    pub held: bool,
+    /// What a cancelled send has left; it comes before `filling`.
+    pub unsent: Option<Box<Batch>>,
     /// It is in the queue for buffers.
     pub queued: bool,
     /// It is in the list of connections to be looked at in this turn.
@@ -115,6 +119,8 @@ impl Connection {
             sending: false,
             in_flight_count: 0,
             deadline: None,
+            held: false,
+            unsent: None,
             queued: false,
             touched: false,
         }
@@ -127,7 +133,8 @@ impl Connection {
 
     /// True when everything that was started is answered and sent.
     pub fn is_drained(&self) -> bool {
-        self.in_flight_count == 0 && !self.sending && self.filling.as_ref().is_none_or(|batch| batch.is_empty())
+        let is_sent = !self.sending && self.unsent.is_none();
+        self.in_flight_count == 0 && is_sent && self.filling.as_ref().is_none_or(|batch| batch.is_empty())
     }
 
     /// True when requests are read from it.

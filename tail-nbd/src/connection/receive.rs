@@ -92,7 +92,7 @@ impl Connection {
 
     /// The receive that is to be started now, if any. To receive nothing is the back-pressure.
     pub fn next_receive(&mut self) -> Option<Op> {
-        if !self.is_reading() || self.receiving || self.input.is_some() || self.is_waiting() {
+        if !self.is_reading() || self.held || self.receiving || self.input.is_some() || self.is_waiting() {
             return None;
         }
         let (socket, has_room) = (Rc::clone(&self.socket), self.has_room());

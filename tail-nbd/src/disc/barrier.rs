@@ -63,6 +63,11 @@ impl<T> Barrier<T> {
         self.failed.get_or_insert(errno);
     }
 
+    /// Takes those out who wait and of whom this is so: they want no sync any more.
+    pub fn take_waiting_if(&mut self, is_so: impl Fn(&T) -> bool) -> Vec<T> {
+        self.waiting.extract_if(.., |who| is_so(who)).collect()
+    }
+
     /// Those who can wait for nothing, because a sync has failed.
     pub fn take_hopeless(&mut self) -> Vec<T> {
         if self.failed.is_some() { core::mem::take(&mut self.waiting) } else { Vec::new() }

@@ -3,6 +3,7 @@
 //! ```text
 //!   Serving ──resize──▶ Resizing ──last client gone, length set──▶ Serving
 //!      │                                        (the listener accepts on; who asks meanwhile is told the new size)
+//!      ├──freeze──▶ Freezing ──nothing in the kernel──▶ Frozen ──thaw──▶ Serving
 //!      ├──close──▶ Closing ──last client gone──▶ last sync ──▶ gone
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```
@@ -57,6 +58,8 @@ pub struct Disc {
     pub accepting: bool,
     /// Changes of access that wait for the last I/O of those that lost their right.
     pub withdrawals: Vec<Withdrawal>,
+    /// Requests that stopped between two operations because it is frozen.
+    pub suspended: Vec<Token>,
     /// Counts the buffers of all its connections.
     pub holder: Holder,
     /// The part of the data file that large reads were in.
@@ -79,6 +82,13 @@ pub enum State {
         /// Who asked.
         reply: Reply,
     },
+    /// Nothing new is begun, and what is in the kernel is waited for.
+    Freezing {
+        /// Who asked; `None` when all discs are being frozen.
+        reply: Option<Reply>,
+    },
+    /// Nothing happens to it.
+    Frozen,
     /// Its clients are being closed for good.
     Closing {
         /// Who asked; `None` when the shard stops.
@@ -110,9 +120,14 @@ impl Disc {
         }
     }
 
-    /// True while it takes connections.
+    /// True while whoever connects is welcome.
     pub fn is_accepting(&self) -> bool {
-        matches!(self.state, State::Serving | State::Resizing { .. })
+        matches!(self.state, State::Serving | State::Resizing { .. }) || self.is_frozen()
+    }
+
+    /// True when nothing may be begun for it: it is frozen, or being frozen.
+    pub fn is_frozen(&self) -> bool {
+        matches!(self.state, State::Freezing { .. } | State::Frozen)
     }
 
     /// A connection is gone: takes it off all lists, and answers the withdrawals that waited for it only.

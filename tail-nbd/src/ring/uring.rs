@@ -47,6 +47,9 @@ const IOVECS_MAX: usize = 1024;
 /// The result of a send by reference: there is no count, since the batch knows how far it has come.
 const SEE_BATCH: Errno = Errno(libc::EAGAIN);
 
+/// What a cancellation is called, which has no place in the table of flights.
+const NO_FLIGHT: u64 = u64::MAX;
+
 /// How long a ring that is dropped waits for what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -158,6 +161,22 @@ impl Ring {
         let pushed = unsafe { self.uring.submission().push(&entry) };
         pushed.expect("there is room");
         Ok(())
+    }
+
+    /// Ends the operations in flight whose owner `is_unwanted`: each completes as ever, with what it has done so far, or
+    /// with ECANCELED. Those that do not wait for others, such as reads of a file, may come to their end all the same.
+    pub fn cancel(&mut self, is_unwanted: impl Fn(Owner) -> bool) {
+        let unwanted = self.flights.iter().filter(|(_, flight)| is_unwanted(flight.owner)).map(|(token, _)| token);
+        for token in unwanted {
+            let entry = opcode::AsyncCancel::new(token.to_u64()).build();
+            let entry = entry.user_data(NO_FLIGHT).flags(squeue::Flags::SKIP_SUCCESS);
+            if self.uring.submission().is_full() {
+                // An error shows again at the next wait, and what is not cancelled ends by itself, or by its deadline.
+                let _ = self.uring.submit();
+            }
+            // SAFETY: the entry has a number in it and no pointer.
+            let _ = unsafe { self.uring.submission().push(&entry) };
+        }
     }
 
     /// Hands everything queued to the kernel and waits for a completion, at most for `timeout`.

@@ -6,8 +6,8 @@ use super::owner::{Shard, Waiter};
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
 use crate::connection::{self, Connection};
-use crate::disc::State;
 use crate::disc::extents::{self, Run};
+use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
@@ -34,6 +34,7 @@ impl Shard {
         if let Some(listener) = &disc.listener
             && !disc.accepting
             && disc.is_accepting()
+            && !disc.is_frozen()
         {
             let listener = Rc::clone(listener);
             disc.accepting = true;
@@ -54,6 +55,10 @@ impl Shard {
             }
             // The peer was gone before we looked.
             Err(errno) if matches!(errno.0, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => self.accept(token),
+            Err(Errno(libc::ECANCELED)) => {
+                self.accept(token);
+                self.progress(token);
+            }
             Err(errno) => {
                 if disc.is_accepting() {
                     tracing::warn!(disc = %disc.number, %errno, "cannot accept; the next try is in a second");
@@ -82,7 +87,8 @@ impl Shard {
             return;
         }
         let batch = self.spare_batch();
-        let connection = Connection::new(token, Rc::new(socket), peer, known, batch);
+        let mut connection = Connection::new(token, Rc::new(socket), peer, known, batch);
+        connection.held = self.discs.get(token).is_some_and(Disc::is_frozen);
         let Ok(connection) = self.connections.insert(connection) else { return };
         if let Some(disc) = self.discs.get_mut(token) {
             disc.connections.push(connection);
@@ -122,7 +128,7 @@ impl Shard {
         let count = match completion.result {
             Ok(count) => count as usize,
             Err(errno) if errno.0 == libc::ENOBUFS => return self.starve(token),
-            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN) => 0,
+            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => 0,
             Err(_) => return self.cut(token),
         };
         let at_end = completion.result == Ok(0);
@@ -148,7 +154,7 @@ impl Shard {
         loop {
             let Some(connection) = self.connections.get_mut(token) else { return };
             self.current = Some(connection.disc);
-            if !connection.is_reading() {
+            if !connection.is_reading() || connection.held {
                 return;
             }
             if let Some(request) = connection.pending.take() {

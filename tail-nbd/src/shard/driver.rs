@@ -76,6 +76,9 @@ impl Driver {
         self.poll_mailbox();
         while !self.engine.is_finished() {
             self.submit();
+            if self.engine.takes_cancels() {
+                self.ring.cancel(|owner| self.engine.is_held(owner));
+            }
             if let Err(error) = self.ring.wait(self.timeout()) {
                 // Nothing can be done without the ring; the discs are closed by the end of the process.
                 tracing::error!(%error, "the ring has failed; this shard ends");

@@ -68,6 +68,7 @@ impl Engine {
             }
         }
         self.work = work;
+        self.shard.settle_freezes();
     }
 
     /// The next operation to be submitted.
@@ -78,6 +79,17 @@ impl Engine {
     /// The ring is full: the operation comes first in the next turn.
     pub(crate) fn put_back(&mut self, owner: Owner, op: Op) {
         self.shard.outbox.push_front((owner, op));
+    }
+
+    /// True when the operations of [`Engine::is_held`] are to be cancelled now. To be asked when there is no
+    /// [`Engine::next_op`].
+    pub(crate) fn takes_cancels(&mut self) -> bool {
+        self.shard.outbox.is_empty() && std::mem::take(&mut self.shard.cancels_due)
+    }
+
+    /// True for an operation in the kernel whose disc is frozen, and that waits for others.
+    pub(crate) fn is_held(&self, owner: Owner) -> bool {
+        self.shard.is_held(owner)
     }
 
     /// When a turn is due though nothing happens.

@@ -322,6 +322,25 @@ impl Shards {
         self.ask(number, |reply| Letter::Close(number, reply)).await
     }
 
+    /// Freezes a disc: resolves when nothing of it is in the kernel, and until [`Shards::thaw`] nothing of it is
+    /// accepted, received, carried out or sent. What was answered is in the file; no client is cut off. How long that
+    /// may take is for the caller to bound, by a thaw. Withdrawals are obeyed meanwhile, and a close drops the clients.
+    ///
+    /// # Errors
+    /// When the disc is not open, or busy with something else; then nothing has changed. When it is thawed or closed
+    /// meanwhile.
+    pub async fn freeze(&self, number: DiscNumber) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Freeze(number, reply)).await
+    }
+
+    /// Has a frozen disc go on where it was. Harmless when it is not frozen.
+    ///
+    /// # Errors
+    /// When the disc is not open.
+    pub async fn thaw(&self, number: DiscNumber) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Thaw(number, reply)).await
+    }
+
     /// What each shard has and has done. A shard that has stopped is left out.
     pub async fn status(&self) -> Vec<ShardStatus> {
         let mut statuses = Vec::with_capacity(self.shards.len());

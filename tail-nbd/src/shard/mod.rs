@@ -23,6 +23,7 @@ mod access;
 mod clients;
 pub mod driver;
 pub(crate) mod engine;
+mod freeze;
 mod handle;
 mod orders;
 mod owner;

@@ -41,6 +41,13 @@ impl Shard {
                 Ok(token) => self.close(token, Some(reply)),
                 Err(error) => drop(reply.send(Err(error))),
             },
+            Letter::Freeze(number, reply) => self.freeze(number, reply),
+            Letter::Thaw(number, reply) => drop(reply.send(self.thaw(number))),
+            Letter::FreezeAll(reply) => self.freeze_all(reply),
+            Letter::ThawAll(reply) => {
+                self.thaw_all();
+                let _ = reply.send(Ok(()));
+            }
             Letter::Status(reply) => drop(reply.send(self.status())),
             Letter::Stop(reply) => self.stop(Some(reply)),
             #[cfg(test)]
@@ -91,6 +98,7 @@ impl Shard {
             state: State::Serving,
             accepting: false,
             withdrawals: Vec::new(),
+            suspended: Vec::new(),
             holder: Holder::default(),
             window: None,
             counters: DiscCounters::default(),
@@ -160,13 +168,18 @@ impl Shard {
             State::Panicked => true,
             _ => false,
         };
+        let was_frozen = disc.is_frozen();
         disc.state = State::Closing { reply, syncing: false, orphans };
         disc.stop_listening();
         if orphans {
             self.sweep_soon();
         }
         for connection in self.connections_of(token) {
-            if self.stopping.is_some() { self.leave(connection) } else { self.drain(connection) }
+            match (was_frozen, self.stopping.is_some()) {
+                (true, _) => self.cut(connection),
+                (false, true) => self.leave(connection),
+                (false, false) => self.drain(connection),
+            }
         }
         self.progress(token);
     }
@@ -186,7 +199,7 @@ impl Shard {
     pub(super) fn progress(&mut self, token: Token) {
         let Some(disc) = self.discs.get_mut(token) else { return };
         match &mut disc.state {
-            State::Serving | State::Panicked => {}
+            State::Serving | State::Panicked | State::Freezing { .. } | State::Frozen => {}
             State::Resizing { .. } => self.finish_resize(token),
             State::Closing { .. } if !disc.connections.is_empty() => {}
             // Its completion comes back here.

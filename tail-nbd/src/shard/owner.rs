@@ -6,6 +6,7 @@ use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
 use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
+use crate::mailbox::Reply;
 use crate::metrics::Histogram;
 use crate::nbd::reply::Answer;
 use crate::nbd::request::Request;
@@ -40,6 +41,12 @@ pub(super) struct Shard {
     starved: Vec<Token>,
     /// Connections to be looked at in this turn.
     touched: Vec<Token>,
+    /// Discs that are being frozen.
+    pub(super) freezing: Vec<Token>,
+    /// Who waits until all of them are.
+    pub(super) freezing_all: Option<Reply>,
+    /// What is in the kernel for frozen discs and waits for others is to be cancelled.
+    pub(super) cancels_due: bool,
     /// The disc that is being worked on, for the case that it panics.
     pub(super) current: Option<Token>,
     pub(super) now: Instant,
@@ -79,6 +86,9 @@ impl Shard {
             waiting: VecDeque::new(),
             starved: Vec::new(),
             touched: Vec::new(),
+            freezing: Vec::new(),
+            freezing_all: None,
+            cancels_due: false,
             current: None,
             now: Instant::default(),
             sweep_at: None,
@@ -195,6 +205,9 @@ impl Shard {
 
     /// Restores the invariants of a connection: everything that can go on goes on.
     fn advance(&mut self, token: Token) {
+        if self.connections.get(token).is_some_and(|connection| connection.held && connection.state != State::Cut) {
+            return;
+        }
         self.process_input(token);
         self.transmit(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
@@ -259,7 +272,7 @@ impl Shard {
         if connection.sending {
             return;
         }
-        let Some(mut batch) = connection.filling.take() else { return };
+        let Some(mut batch) = connection.unsent.take().or_else(|| connection.filling.take()) else { return };
         if batch.is_empty() || connection.state == State::Cut {
             return self.recycle(batch);
         }
@@ -276,7 +289,7 @@ impl Shard {
         self.current = Some(connection.disc);
         let sent = match completion.result {
             Ok(sent) if sent > 0 => sent,
-            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN) => 0,
+            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => 0,
             Ok(_) | Err(_) => {
                 connection.sending = false;
                 self.recycle(batch);
@@ -287,6 +300,9 @@ impl Shard {
             connection.sending = false;
             self.recycle(batch);
             self.touch(token);
+        } else if connection.held {
+            connection.sending = false;
+            connection.unsent = Some(batch);
         } else {
             self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
         }
@@ -327,11 +343,11 @@ impl Shard {
         connection.deadline = None;
         // It wakes the receive and the send that are in the kernel. An error says that the peer was faster.
         let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
-        let unsent = connection.filling.take();
-        self.stop_receiving(token);
-        if let Some(batch) = unsent {
+        for batch in [connection.unsent.take(), connection.filling.take()].into_iter().flatten() {
             self.recycle(batch);
         }
+        self.stop_receiving(token);
+        self.abandon_suspended(token);
         self.touch(token);
     }
 
@@ -372,6 +388,7 @@ impl Shard {
         let dated: Vec<(Token, Instant)> = self
             .connections
             .iter()
+            .filter(|(_, connection)| !connection.held)
             .filter_map(|(token, connection)| connection.deadline.map(|deadline| (token, deadline)))
             .collect();
         let now = self.now;
@@ -409,6 +426,7 @@ impl Shard {
         disc.stop_listening();
         disc.connections.clear();
         disc.withdrawals.clear();
+        disc.suspended.clear();
         disc.barrier = disc::barrier::Barrier::new(disc.barrier.failed());
         let was = std::mem::replace(&mut disc.state, disc::State::Panicked);
         let number = disc.number;

@@ -72,6 +72,9 @@ impl Shard {
             return self.finish(id);
         }
         let style = connection.style();
+        if self.suspend(id) {
+            return;
+        }
         loop {
             let Some(transfer) = self.transfers.get(id) else { return };
             let disc = transfer.disc;
@@ -107,6 +110,7 @@ impl Shard {
         let Some(disc) = self.discs.get(transfer.disc) else { return };
         let cut = self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
         match transfer.next_op(&disc.data) {
+            Some(_) if !cut && self.suspend(id) => {}
             Some(op) if !cut => self.outbox.push_back((Owner::Transfer(id), op)),
             _ => self.conclude(id),
         }
@@ -200,7 +204,8 @@ impl Shard {
 
     /// The work is done: sync if that is wanted, and answer.
     fn conclude(&mut self, id: Token) {
-        let Some(transfer) = self.transfers.get(id) else { return };
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        transfer.abandoned |= self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
         if transfer.abandoned {
             return self.finish(id);
         }
@@ -281,9 +286,10 @@ impl Shard {
         self.start_sync(token);
     }
 
-    fn start_sync(&mut self, token: Token) {
+    /// Syncs a disc when somebody waits for it and none runs. Harmless when spurious.
+    pub(super) fn start_sync(&mut self, token: Token) {
         let Some(disc) = self.discs.get_mut(token) else { return };
-        if disc.barrier.start() {
+        if !disc.is_frozen() && disc.barrier.start() {
             disc.counters.syncs_count += 1;
             let file = Rc::clone(&disc.data);
             self.outbox.push_back((Owner::Sync(token), Op::Sync { file }));

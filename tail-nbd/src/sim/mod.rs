@@ -19,7 +19,8 @@
 //! power): nothing is sent to a client that lost its right, and a withdrawal is answered only when nothing of it is in
 //! flight (safety rule 4); nobody is cut off without a reason, also when another disc panics (rule 27); one sync of
 //! a file at a time, and none succeeds after one that failed (rule 17); a turn is taken only when there is a reason
-//! to wake up, so that whoever waits without one is stuck for ever and found; at the end no buffer, request or operation
+//! to wake up, so that whoever waits without one is stuck for ever and found; nothing of a frozen disc is in flight, and
+//! who uses it notices nothing but the wait; at the end no buffer, request or operation
 //! is left.
 //!
 //! A seed that fails is printed. `SEED=17 cargo test -p tail-nbd seeds` repeats it, `SEEDS=100000` runs so many.

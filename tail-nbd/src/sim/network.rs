@@ -17,7 +17,7 @@ pub(super) type LinkId = u64;
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    disc: usize,
+    pub(super) disc: usize,
     source: Ipv4Addr,
     /// The client's socket, and a share of the server's, once it is accepted.
     ends: Option<(Socket, OwnedFd)>,

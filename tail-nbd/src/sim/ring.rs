@@ -111,6 +111,22 @@ impl Ring {
         self.flights.iter().any(|flight| matches!(flight.target, Target::Link(other) if other == link))
     }
 
+    /// What of a disc is in flight, for people: on its file, its listener or its connections.
+    pub(super) fn uses_of(&self, disc: usize, network: &Network) -> Vec<&'static str> {
+        let is_its = |flight: &&Flight| match flight.target {
+            Target::Disc(other) | Target::Listener(other) => other == disc,
+            Target::Link(id) => network.links.get(&id).is_some_and(|link| link.disc == disc),
+        };
+        self.flights.iter().filter(is_its).map(|flight| name_of(&flight.op)).collect()
+    }
+
+    /// Ends the operations that wait, as the kernel does.
+    pub(super) fn cancel(&mut self, is_unwanted: impl Fn(Owner) -> bool) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.done.is_none() && is_unwanted(flight.owner)) {
+            flight.done = Some(Done::from(Err(libc::ECANCELED)));
+        }
+    }
+
     /// Operations that change these bytes of a disc.
     pub(super) fn changes_count(&self, disc: usize, (start, end): (u64, u64)) -> usize {
         let changes = |flight: &&Flight| match (&flight.op, flight.target) {

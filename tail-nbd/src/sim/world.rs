@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) cut: u64,
     /// The control side orders something.
     pub(super) order: u64,
+    /// A disc is frozen; it goes on soon.
+    pub(super) freeze: u64,
     /// The process or the machine crashes.
     pub(super) crash: u64,
     /// Our code panics.
@@ -87,6 +89,8 @@ pub(super) struct Export {
     access: [bool; ATTACHMENTS],
     standing: Standing,
     withdrawals: Vec<Withdrawal>,
+    /// It was ordered to freeze, and not yet to go on.
+    frozen: Option<Frozen>,
     sync_failed: Option<Tick>,
     /// It was told to panic.
     doomed: bool,
@@ -101,6 +105,12 @@ enum Standing {
 }
 
 type Answer = oneshot::Receiver<Result<(), ShardError>>;
+
+enum Frozen {
+    Ordered(Answer),
+    /// Nothing of the disc may be in flight.
+    Answered,
+}
 
 struct Withdrawal {
     answer: Answer,
@@ -201,6 +211,9 @@ impl World {
         self.idle_count = if busy { 0 } else { self.idle_count + 1 };
         if self.idle_count > IDLE_STEPS_MAX {
             self.idle_count = 0;
+            if self.exports.iter().any(|export| matches!(export.frozen, Some(Frozen::Ordered(_)))) {
+                return Err(format!("a freeze does not end, in flight {:?}", self.ring.describe()));
+            }
             match wake_at {
                 Some(at) => self.now_ns = self.now_ns.max(at.since(Instant::default()).as_nanos() as u64),
                 None if self.active => {}
@@ -236,18 +249,27 @@ impl World {
             }
             self.ring.submit(owner, op, &self.network);
         }
+        if engine.takes_cancels() {
+            self.ring.cancel(|owner| engine.is_held(owner));
+        }
         if let Some(wrong) = self.ring.wrong.take() {
             return Err(wrong);
         }
         self.network.look();
         if !self.overdue {
-            for id in self.accepted.drain(..).filter(|id| !self.ring.kept.contains(id)) {
-                self.network.refuse(id);
+            // For whom nothing is submitted although his disc is not frozen is refused.
+            let (exports, links) = (&self.exports, &self.network.links);
+            let is_known = |id: &mut LinkId| exports[links[id].disc].frozen.is_none();
+            for id in self.accepted.extract_if(.., is_known).collect::<Vec<_>>() {
+                if !self.ring.kept.contains(&id) {
+                    self.network.refuse(id);
+                }
             }
         }
         self.check_rights()?;
         self.check_bounds()?;
         self.take_answers()?;
+        self.check_frozen()?;
         self.take_events()
     }
 
@@ -258,6 +280,24 @@ impl World {
             let (export, link) = (&self.exports[client.disc], &self.network.links[&id]);
             if client.attached && !export.access[attachment] && !link.shut && !link.broken {
                 return Err(format!("disc {}: a client without a right is still connected", export.number));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what is frozen nothing is in flight.
+    fn check_frozen(&mut self) -> Result<(), String> {
+        for (disc, export) in self.exports.iter_mut().enumerate() {
+            if let Some(Frozen::Ordered(answer)) = &mut export.frozen {
+                match answer.try_recv() {
+                    Err(TryRecvError::Empty) => {}
+                    Ok(Ok(())) => export.frozen = Some(Frozen::Answered),
+                    other => return Err(format!("disc {}: the freeze ends with {other:?}", export.number)),
+                }
+            }
+            let uses = self.ring.uses_of(disc, &self.network);
+            if matches!(export.frozen, Some(Frozen::Answered)) && !uses.is_empty() {
+                return Err(format!("disc {} is frozen, and in flight are {uses:?}", export.number));
             }
         }
         Ok(())
@@ -389,11 +429,30 @@ impl World {
         for disc in 0..self.exports.len() {
             if matches!(self.exports[disc].standing, Standing::Closed) && self.chance.one_in(10) {
                 letters.push(self.open(disc));
+            } else if self.exports[disc].frozen.is_some() && self.chance.one_in(20) {
+                letters.push(self.thaw(disc));
+            } else if self.chance.one_in(self.plan.freeze) {
+                letters.extend(self.freeze(disc));
             } else if self.chance.one_in(self.plan.order) {
                 letters.extend(self.order(disc));
             }
         }
         Ok(letters)
+    }
+
+    fn freeze(&mut self, disc: usize) -> Option<Letter> {
+        let export = &mut self.exports[disc];
+        if !matches!(export.standing, Standing::Serving) || export.doomed || export.frozen.is_some() {
+            return None;
+        }
+        let (reply, answer) = oneshot::channel();
+        export.frozen = Some(Frozen::Ordered(answer));
+        Some(Letter::Freeze(export.number, reply))
+    }
+
+    fn thaw(&mut self, disc: usize) -> Letter {
+        self.exports[disc].frozen = None;
+        Letter::Thaw(self.exports[disc].number, oneshot::channel().0)
     }
 
     fn order(&mut self, disc: usize) -> Option<Letter> {
@@ -404,9 +463,10 @@ impl World {
         let (reply, answer) = oneshot::channel();
         match self.chance.below(6) {
             0 => {
-                export.standing = Standing::Closing(answer);
+                (export.standing, export.frozen) = (Standing::Closing(answer), None);
                 Some(Letter::Close(export.number, reply))
             }
+            1 if export.frozen.is_some() => None,
             1 => {
                 export.standing = Standing::Resizing(answer);
                 Some(Letter::Resize(export.number, export.disk.size(), reply))
@@ -492,6 +552,7 @@ impl World {
                     if !export.doomed {
                         return Err(format!("disc {number} panicked: {message}"));
                     }
+                    export.frozen = None;
                     let (reply, answer) = oneshot::channel();
                     if !matches!(export.standing, Standing::Closing(_)) {
                         export.standing = Standing::Closing(answer);
@@ -552,6 +613,7 @@ impl World {
         for export in &mut self.exports {
             export.withdrawals.clear();
             export.orphans.clear();
+            export.frozen = None;
             export.history.finish_all(self.tick);
             if power {
                 export.lose_power(&mut self.chance)?;
@@ -567,6 +629,9 @@ impl World {
         // An operation that waits could be interrupted for ever, so that nobody would be idle.
         let shorten = self.plan.faults.shorten;
         self.plan.faults = Faults { shorten, ..Faults::default() };
+        let frozen = (0..self.exports.len()).filter(|disc| self.exports[*disc].frozen.is_some()).collect::<Vec<_>>();
+        let letters = frozen.into_iter().map(|disc| self.thaw(disc)).collect();
+        self.turn(&mut Vec::new(), letters)?;
         self.step_until(|world| world.clients.iter().all(|client| client.link.is_none()))?;
         self.step_until(|world| world.exports.iter().all(|export| !matches!(export.standing, Standing::Resizing(_))))?;
         let mut letters = Vec::new();
@@ -633,6 +698,7 @@ impl Export {
             access: [true; ATTACHMENTS],
             standing: Standing::Closed,
             withdrawals: Vec::new(),
+            frozen: None,
             sync_failed: None,
             doomed: false,
             orphans: Vec::new(),
