@@ -129,6 +129,17 @@ number!(
     /// A disc's number, unique in the cluster and never used again.
     DiscNumber);
 
+/// One attempt to move a disc from one tail to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MigrationId(pub uuid::Uuid);
+
+impl fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// `GRADE.N`, the part of a disc's resource name behind `disc.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DiscName {

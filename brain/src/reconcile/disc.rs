@@ -170,7 +170,7 @@ impl Situation<'_> {
             return Standing::act(order, Status::because("imaging", "its tail is being told which image to write"));
         }
         match report.state {
-            DiscState::Importing => Standing::wait(disc_status(report)),
+            DiscState::Importing | DiscState::Receiving | DiscState::Moved => Standing::wait(disc_status(report)),
             DiscState::Serving => {
                 let written = Change::ImageWritten { disc: disc.number, image };
                 Standing::act(Action::Record(written), disc_status(report))
@@ -242,6 +242,7 @@ fn order(disc: &DiscRow, pool: &PoolRow) -> DiscOrder {
         address: None,
         image: disc.image.clone(),
         force: false,
+        incoming: None,
         extra: Attributes::new(),
     }
 }
@@ -253,6 +254,10 @@ fn disc_status(report: &DiscReport) -> Status {
         DiscState::Importing => {
             let progress = report.progress.map(|percent| i32::from(percent.min(100)));
             Status { state: "imaging".to_owned(), reason: None, progress }
+        }
+        DiscState::Receiving | DiscState::Moved => {
+            let progress = report.migration_progress.map(|percent| i32::from(percent.min(100)));
+            Status { state: "migrating".to_owned(), reason, progress }
         }
         DiscState::Failed => Status { state: "failed".to_owned(), reason, progress: None },
     }

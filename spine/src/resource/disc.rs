@@ -1,6 +1,9 @@
 //! `disc.GRADE.N`: one disc on a tail (R074, R082, R113–R116; safety rules 1, 2, 6).
 
-use super::Attributes;
+use super::{
+    Attributes,
+    migration::{IncomingOrder, MigrationReport, Ownership},
+};
 use crate::{
     id::{AttachmentsVersion, Generation, ImageName, PoolName},
     secret::{Secret, SecretHash},
@@ -9,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What the brain orders in `create disc.GRADE.N`. An `update` names any of `size`, `attachments`
-/// with `attachments_version`, `access_control_list`, `generation`, and once `force`.
+/// with `attachments_version`, `access_control_list`, `generation`, and once `force`; and what moves a disc between
+/// tails ([`super::migration`]): `migration`, `commit`, `promote`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiscOrder {
     /// Size in bytes, a multiple of 512 (R113).
@@ -36,6 +40,10 @@ pub struct DiscOrder {
     /// Allows a shrink that cuts off data (R088).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// The disc is not made but comes from another tail (R130). Then `generation` is the one of which this tail is to
+    /// become the owner, and neither `attachments` nor `access_control_list` nor `image` may be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<IncomingOrder>,
     /// Attributes this build does not know.
     #[serde(flatten)]
     pub extra: Attributes,
@@ -88,6 +96,21 @@ pub struct DiscReport {
     /// Percent of the image written, while importing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<u8>,
+    /// What this tail is to the disc.
+    #[serde(default)]
+    pub owner: Ownership,
+    /// The move that is under way, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationReport>,
+    /// Percent moved, while it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_progress: Option<u8>,
+    /// Seconds until the move is over, as far as can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_eta: Option<u64>,
+    /// How fast the move goes, in 10⁶ bytes a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_speed: Option<u64>,
     /// Attributes this build does not know.
     #[serde(flatten)]
     pub extra: Attributes,
@@ -101,6 +124,10 @@ pub enum DiscState {
     Importing,
     /// Clients with a right to it are let in.
     Serving,
+    /// It comes from another tail; nobody is let in before it is this tail's.
+    Receiving,
+    /// It was given to another tail, and what is left of it here waits for its removal.
+    Moved,
     /// It is here and cannot be served: `reason` says why.
     Failed,
 }
@@ -114,6 +141,23 @@ mod tests {
         let text = r#"{"size":26843545600,"storage_pool":"sata1","generation":1,"attachments_version":3,"attachments":[{"head":"fd00::1","key":"k"}],"address":"fd00::8","image":"tiny"}"#;
         let order: DiscOrder = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&order).unwrap(), text);
+    }
+
+    #[test]
+    fn r130_an_order_for_a_disc_that_comes_from_another_tail_reads_back() {
+        let text = r#"{"size":26843545600,"storage_pool":"sata1","generation":8,"attachments_version":0,"incoming":{"id":"00000000-0000-0000-0000-00000000002a","source":"tail1","address":"fd00::21"}}"#;
+        let order: DiscOrder = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&order).unwrap(), text);
+    }
+
+    #[test]
+    fn reports_are_golden_and_those_of_older_tails_are_read() {
+        let text = r#"{"size":512,"storage_pool":"sata1","generation":8,"attachments_version":3,"address":"fd00::8","allocated":0,"state":"moved","owner":"fenced","migration":{"id":"00000000-0000-0000-0000-00000000002a","role":"source","peer":"tail2","generation":9,"phase":"handover","pass":3,"bytes_copied":7,"bytes_left":0},"migration_progress":99,"migration_eta":0,"migration_speed":110}"#;
+        let report: DiscReport = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&report).unwrap(), text);
+        let old = r#"{"size":512,"storage_pool":"sata1","generation":8,"attachments_version":3,"address":"fd00::8","allocated":0,"state":"serving"}"#;
+        let report: DiscReport = serde_json::from_str(old).unwrap();
+        assert_eq!((report.owner, report.migration), (Ownership::Owner, None));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! * [`vm`]: everything a head needs to run a machine.
 //! * [`disc`]: everything a tail needs to serve a disc, and what it says of it.
+//! * [`migration`]: a disc's move from one tail to another.
 //! * [`global`]: load, memory and storage pools of a node.
 //!
 //! Attributes that this build does not know are kept in `extra` and go on with the rest (R084).
 
 pub mod disc;
 pub mod global;
+pub mod migration;
 pub mod vm;
 
 use serde_json::{Map, Value};

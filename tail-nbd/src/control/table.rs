@@ -110,6 +110,8 @@ fn state(report: &DiscReport) -> String {
     match (report.state, report.progress) {
         (DiscState::Importing, progress) => format!("importing {}%", progress.unwrap_or(0)),
         (DiscState::Serving, _) => "serving".to_owned(),
+        (DiscState::Receiving, _) => format!("receiving {}%", report.migration_progress.unwrap_or(0)),
+        (DiscState::Moved, _) => "moved".to_owned(),
         (DiscState::Failed, _) => "failed".to_owned(),
     }
 }

@@ -31,7 +31,19 @@ pub const KEY_BYTES_MAX: usize = 256;
 const EXTRA_BYTES_MAX: usize = 512;
 
 /// Attributes of the report that no order sets: an unknown attribute of that name would hide them.
-const NOT_TO_SET: [&str; 6] = ["storage_pool", "address", "allocated", "state", "reason", "progress"];
+const NOT_TO_SET: [&str; 11] = [
+    "storage_pool",
+    "address",
+    "allocated",
+    "state",
+    "reason",
+    "progress",
+    "owner",
+    "migration",
+    "migration_progress",
+    "migration_eta",
+    "migration_speed",
+];
 
 /// What an `update disc.GRADE.N` changes: only what it names (R086).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -130,6 +142,10 @@ pub fn record_of(name: &DiscName, order: &DiscOrder, prefix: StoragePrefix) -> R
         return Err(Refusal::BadValue { attribute: "address", reason });
     }
     check_extra(&order.extra)?;
+    if order.incoming.is_some() {
+        let reason = "this tail cannot receive discs yet".into();
+        return Err(Refusal::BadValue { attribute: "incoming", reason });
+    }
     Ok(Record {
         number: name.number,
         grade: name.grade.clone(),

@@ -11,6 +11,7 @@ use spine::{
     resource::{
         disc::{DiscReport, DiscState},
         global::StoragePools,
+        migration::Ownership,
     },
 };
 use std::{
@@ -90,6 +91,11 @@ impl Disc {
             state: DiscState::Failed,
             reason: Some(reason),
             progress: None,
+            owner: Ownership::Owner,
+            migration: None,
+            migration_progress: None,
+            migration_eta: None,
+            migration_speed: None,
             extra: serde_json::Map::new(),
         };
         Self { name, held: None, report: Mutex::new(report) }
@@ -177,6 +183,11 @@ impl Held {
             state,
             reason,
             progress,
+            owner: Ownership::Owner,
+            migration: None,
+            migration_progress: None,
+            migration_eta: None,
+            migration_speed: None,
             extra: record.extra,
         }
     }
