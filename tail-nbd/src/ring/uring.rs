@@ -101,6 +101,7 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS_MAX)
             .build(SUBMISSIONS_MAX)
@@ -179,6 +180,24 @@ impl Ring {
         }
     }
 
+    /// Hands everything queued to the kernel.
+    ///
+    /// # Errors
+    /// When the ring does not work any more.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.receive.offer();
+        match self.uring.submit() {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// True when [`Ring::wait`] would not wait. To ask is no system call.
+    pub fn has_news(&mut self) -> bool {
+        // The kernel has deferred work for this thread, which makes completions.
+        !self.done.is_empty() || self.uring.submission().taskrun() || !self.uring.completion().is_empty()
+    }
+
     /// Hands everything queued to the kernel and waits for a completion, at most for `timeout`.
     ///
     /// # Errors
@@ -196,14 +215,8 @@ impl Ring {
             }
         };
         match submitted {
-            Ok(_) => Ok(()),
-            // Out of time, a signal, or completions to be reaped first: all of them are a turn without news.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -384,6 +397,11 @@ impl ReceiveBuffers {
         self.free_numbers.push(number);
         Some(buffer)
     }
+}
+
+/// Out of time, a signal, or completions to be reaped first: all of them are a turn without news.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 fn fd(handle: &Handle) -> Fd {

@@ -1,5 +1,6 @@
 //! Where clients connect: TCP, unix sockets, and sockets that somebody else opened (sd_listen_fds(3)).
 
+use crate::shard::configure_listener;
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{AddressFamily, SocketType, getsockname};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -102,7 +103,10 @@ impl Accepting {
         rustix::io::ioctl_fionbio(&socket, true)?;
         match getsockname(&socket)?.address_family() {
             AddressFamily::UNIX => UnixListener::from_std(socket.into()).map(Self::Unix),
-            _ => TcpListener::from_std(socket.into()).map(Self::Tcp),
+            _ => {
+                configure_listener(&socket);
+                TcpListener::from_std(socket.into()).map(Self::Tcp)
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::disc::extents::{self, Run};
 use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
-    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, TCP_USER_TIMEOUT_MS,
+    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, PACED_CONGESTION_CONTROL,
+    TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
@@ -281,6 +282,7 @@ impl Shard {
         connection.after_large =
             matches!(request.command, Command::Write { range, .. } if range.length() >= LARGE_WRITE_BYTES);
         connection.in_flight_count += 1;
+        self.requests_count += 1;
         let id = self.transfers.insert(transfer).expect("it is not full");
         match (request.command, buffer) {
             (Command::Read { range, .. }, Some(buffer)) => self.submit_read(id, buffer, data.unwrap_or(range)),
@@ -368,6 +370,15 @@ impl Shard {
 fn extent(run: &Run) -> Extent {
     let state = if run.hole { STATE_HOLE | STATE_ZERO } else { 0 };
     Extent { length: run.length, state }
+}
+
+/// Sets a listening socket up for what its connections inherit. It comes before the first of them: the pacing of a
+/// connection that has begun is never switched off (seen on Linux 6.18).
+pub(crate) fn configure_listener(socket: &impl AsFd) {
+    if sockopt::tcp_congestion(socket).is_ok_and(|name| name.starts_with(PACED_CONGESTION_CONTROL)) {
+        // With neither, all is slower, and works.
+        let _ = sockopt::set_tcp_congestion(socket, "cubic").or_else(|_| sockopt::set_tcp_congestion(socket, "reno"));
+    }
 }
 
 /// Sets the socket up, and says who is at the other end.

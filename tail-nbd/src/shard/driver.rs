@@ -2,6 +2,7 @@
 
 use super::engine::Engine;
 use super::handle::{Patience, ShardEvent, StartError};
+use super::linger::Linger;
 use crate::buffer::Pool;
 use crate::limits::DATA_BUFFERS;
 use crate::mailbox::{MailboxReceiver, Post};
@@ -11,6 +12,7 @@ use crate::ring::probe::Mask;
 use crate::ring::uring::Ring;
 use crate::time::Instant;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::io;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,7 +45,8 @@ pub(super) fn spawn(
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
             let mut engine = Engine::new(events, patience, Pool::new(&DATA_BUFFERS));
             engine.use_pipes(Pipes::default());
-            Driver { ring, engine, mailbox, wake: Rc::new(wake), start: std::time::Instant::now() }.run();
+            let (wake, linger, start) = (Rc::new(wake), Linger::default(), std::time::Instant::now());
+            Driver { ring, engine, mailbox, wake, linger, start }.run();
         }
     };
     let thread = std::thread::Builder::new().name(format!("shard{shard}")).spawn(run);
@@ -67,6 +70,7 @@ struct Driver {
     engine: Engine,
     mailbox: MailboxReceiver,
     wake: Handle,
+    linger: Linger,
     start: std::time::Instant,
 }
 
@@ -79,7 +83,7 @@ impl Driver {
             if self.engine.takes_cancels() {
                 self.ring.cancel(|owner| self.engine.is_held(owner));
             }
-            if let Err(error) = self.ring.wait(self.timeout()) {
+            if let Err(error) = self.wait() {
                 // Nothing can be done without the ring; the discs are closed by the end of the process.
                 tracing::error!(%error, "the ring has failed; this shard ends");
                 return;
@@ -97,6 +101,21 @@ impl Driver {
             self.engine.maintain(self.ring.has_receive_buffers());
         }
         self.engine.finish();
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let silent_since = std::time::Instant::now();
+        if let Some(limit) = self.linger.limit()
+            && self.engine.waits_for_clients_only()
+        {
+            self.ring.flush()?;
+            while !self.ring.has_news() && silent_since.elapsed() < limit {
+                std::hint::spin_loop();
+            }
+        }
+        self.ring.wait(self.timeout())?;
+        self.linger.handle_turn(silent_since.elapsed(), self.engine.requests_count());
+        Ok(())
     }
 
     fn submit(&mut self) {

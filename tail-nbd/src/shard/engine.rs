@@ -97,6 +97,16 @@ impl Engine {
         self.shard.wake_at()
     }
 
+    /// True when no request is being carried out.
+    pub(crate) fn waits_for_clients_only(&self) -> bool {
+        self.shard.transfers.is_empty()
+    }
+
+    /// How many requests the turn has started.
+    pub(crate) fn requests_count(&self) -> usize {
+        self.shard.requests_count
+    }
+
     /// True when there is nothing left to do for ever.
     pub(crate) fn is_finished(&self) -> bool {
         self.shard.is_finished()

@@ -25,12 +25,13 @@ pub mod driver;
 pub(crate) mod engine;
 mod freeze;
 mod handle;
+mod linger;
 mod orders;
 mod owner;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
-pub(crate) use clients::configure;
+pub(crate) use clients::{configure, configure_listener};
 pub use handle::{
     Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
     StartError,

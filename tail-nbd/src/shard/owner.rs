@@ -52,6 +52,8 @@ pub(super) struct Shard {
     pub(super) now: Instant,
     sweep_at: Option<Instant>,
     turns_count: u64,
+    /// Requests that were started in the turn that is under way.
+    pub(super) requests_count: usize,
     /// Completions of the turn that is under way, and of those before.
     completions_count: u64,
     completions_per_turn: Histogram,
@@ -93,6 +95,7 @@ impl Shard {
             now: Instant::default(),
             sweep_at: None,
             turns_count: 0,
+            requests_count: 0,
             completions_count: 0,
             completions_per_turn: Histogram::default(),
             sends_count: 0,
@@ -108,6 +111,7 @@ impl Shard {
     pub(super) fn begin(&mut self, now: Instant) {
         self.now = now;
         self.turns_count += 1;
+        self.requests_count = 0;
         if self.completions_count > 0 {
             self.completions_per_turn.record(std::mem::take(&mut self.completions_count));
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     describe::describe,
     pool::{Found, Pool, PoolError},
-    shard::OpenDisc,
+    shard::{OpenDisc, configure_listener},
     sidecar::{Owner, Sidecar},
 };
 use rustix::{
@@ -294,6 +294,7 @@ fn listen(address: Ipv6Addr) -> io::Result<TcpListener> {
     socket.set_only_v6(true)?;
     socket.set_reuse_address(true)?;
     socket.set_freebind_v6(true)?;
+    configure_listener(&socket);
     socket.bind(&SocketAddrV6::new(address, NBD_PORT, 0, 0).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
