@@ -207,6 +207,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_import_that_waits_for_its_turn_ends_at_once_when_it_is_cancelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = image(folder.path(), &[(0, &[1; 4096])], 4096);
+        let data = disc(folder.path(), 1 << 20);
+        let jobs = Jobs::start_with(0).unwrap();
+        let import = || Import { image: Image::open(&path).unwrap(), data: data.try_clone().unwrap() };
+        let first = jobs.import(import(), Cancel::default()).await;
+        let cancel = Cancel::default();
+        let second = jobs.import(import(), cancel.clone()).await;
+        cancel.cancel();
+        assert!(matches!(second.done.await.unwrap(), Err(ImportError::Cancelled)));
+        tokio::task::spawn_blocking(move || jobs.stop()).await.unwrap();
+        assert!(matches!(first.done.await.unwrap(), Err(ImportError::Cancelled)), "a stop waits for no turn either");
+    }
+
+    #[tokio::test]
     async fn a_failed_write_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = image(folder.path(), &[(0, &[1; 4096])], 4096);

@@ -9,7 +9,7 @@
 //! * A job works through the disc's own open file description, so that its writes hold the disc's
 //!   lock (safety rule 10), and on a disc that no shard has open.
 //! * A job ends: it is cancelled between two pieces, and whoever cancels can wait for the end.
-//! * At most [`JOBS_MAX`] run at a time; the others wait in the mailbox.
+//! * At most [`JOBS_MAX`] run at a time. The others wait, one a disc at most, and end at once when they are cancelled.
 //!
 //! Deliberately absent: what a finished import means for the disc; see [`crate::store`].
 
@@ -18,19 +18,19 @@ pub mod import;
 use import::{Import, ImportError};
 use std::{
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
+};
 
 /// Imports that run at a time: enough to use a RAID's disks, few enough to leave the guests some.
 pub const JOBS_MAX: usize = 4;
 
-/// Imports that wait. Beyond it the order itself waits.
-const WAITING_MAX: usize = 256;
+/// Orders on their way to the thread, which takes them at once.
+const LETTERS_MAX: usize = 16;
 
 /// The jobs thread.
 #[derive(Debug)]
@@ -55,17 +55,23 @@ struct Letter {
 
 /// Asks a job to end. Clones are one and the same.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(watch::Sender<bool>);
 
 impl Cancel {
     /// Asks.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.send_replace(true);
     }
 
     /// True once somebody has asked.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        *self.0.borrow()
+    }
+
+    /// Waits until somebody asks.
+    async fn asked(&self) {
+        // The sender is this one: it is not gone.
+        let _ = self.0.subscribe().wait_for(|asked| *asked).await;
     }
 }
 
@@ -84,11 +90,15 @@ impl Jobs {
     /// # Errors
     /// When there is no thread to be had.
     pub fn start() -> io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        Self::start_with(JOBS_MAX)
+    }
+
+    fn start_with(jobs_max: usize) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(LETTERS_MAX);
         let stopping = Cancel::default();
         let stop = stopping.clone();
-        let handle =
-            thread::Builder::new().name("jobs".into()).spawn(move || tokio_uring::start(run(receiver, stop)))?;
+        let thread = move || tokio_uring::start(run(receiver, stop, jobs_max));
+        let handle = thread::Builder::new().name("jobs".into()).spawn(thread)?;
         Ok(Self { running: Mutex::new(Some(Thread { sender, handle })), stopping })
     }
 
@@ -119,18 +129,31 @@ impl Jobs {
     }
 }
 
-async fn run(mut receiver: mpsc::Receiver<Letter>, stopping: Cancel) {
-    let slots = Arc::new(Semaphore::new(JOBS_MAX));
+async fn run(mut receiver: mpsc::Receiver<Letter>, stopping: Cancel, jobs_max: usize) {
+    let slots = Arc::new(Semaphore::new(jobs_max));
+    let mut jobs = JoinSet::new();
     while let Some(letter) = receiver.recv().await {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let stopping = stopping.clone();
-        tokio_uring::spawn(async move {
-            let asked_to_end = || letter.cancel.is_cancelled() || stopping.is_cancelled();
-            let outcome = letter.import.run(&letter.progress, asked_to_end).await;
-            let _ = letter.done.send(outcome);
-            drop(slot);
-        });
+        jobs.spawn_local(work(letter, slots.clone(), stopping.clone()));
+        while jobs.try_join_next().is_some() {}
     }
     // Closed: wait for those that run, since the ring must not go while the kernel has its buffers.
-    let _ = slots.acquire_many(JOBS_MAX as u32).await;
+    while jobs.join_next().await.is_some() {}
+}
+
+async fn work(letter: Letter, slots: Arc<Semaphore>, stopping: Cancel) {
+    let Letter { import, cancel, progress, done } = letter;
+    let slot = tokio::select! {
+        slot = slots.acquire() => slot.ok(),
+        () = cancel.asked() => None,
+        () = stopping.asked() => None,
+    };
+    let outcome = match slot {
+        Some(_slot) => import.run(&progress, || cancel.is_cancelled() || stopping.is_cancelled()).await,
+        None => {
+            drop(import);
+            Err(ImportError::Cancelled)
+        }
+    };
+    // Nobody may be waiting for it.
+    let _ = done.send(outcome);
 }
