@@ -153,5 +153,5 @@ pub const BLOCKING_THREADS_MAX: usize = 64;
 /// Orders waiting for a shard; the control thread waits when it is full.
 pub const MAILBOX_LETTERS_MAX: usize = 64;
 
-/// Events waiting for the control thread. What exceeds it is logged instead.
+/// Events waiting for the control thread. What exceeds it waits in its shard, two for a disc at most.
 pub const SHARD_EVENTS_MAX: usize = 1024;

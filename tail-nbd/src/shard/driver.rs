@@ -100,6 +100,7 @@ impl Driver {
             }
             self.engine.maintain(self.ring.has_receive_buffers());
         }
+        self.engine.tell_the_rest();
         self.engine.finish();
     }
 

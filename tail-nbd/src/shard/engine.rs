@@ -112,6 +112,11 @@ impl Engine {
         self.shard.is_finished()
     }
 
+    /// Waits until the control side has taken what it was not told yet. For a thread that has nothing else to do.
+    pub(crate) fn tell_the_rest(&mut self) {
+        self.shard.events.finish();
+    }
+
     /// Tells whoever ordered the stop that it is over.
     pub(crate) fn finish(&mut self) {
         if let Some(reply) = self.shard.stopping.take() {

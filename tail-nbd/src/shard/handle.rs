@@ -101,6 +101,15 @@ pub enum ShardEvent {
     },
 }
 
+impl ShardEvent {
+    /// The disc that it is about.
+    pub fn number(&self) -> DiscNumber {
+        match self {
+            Self::SyncFailed { number, .. } | Self::Panicked { number, .. } => *number,
+        }
+    }
+}
+
 /// Why the shards did not start.
 #[derive(Debug, Error)]
 pub enum StartError {

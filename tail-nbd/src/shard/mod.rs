@@ -23,6 +23,7 @@ mod access;
 mod clients;
 pub mod driver;
 pub(crate) mod engine;
+mod events;
 mod freeze;
 mod handle;
 mod linger;

@@ -1,6 +1,7 @@
 //! The owner of everything in a shard: applies completions and keeps the invariants.
 
 use super::access::Grant;
+use super::events::Events;
 use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
@@ -58,7 +59,7 @@ pub(super) struct Shard {
     completions_count: u64,
     completions_per_turn: Histogram,
     sends_count: u64,
-    events: mpsc::Sender<ShardEvent>,
+    pub(super) events: Events,
     pub(super) patience: Patience,
     pub(super) stopping: Option<oneshot::Sender<()>>,
     #[cfg(test)]
@@ -99,7 +100,7 @@ impl Shard {
             completions_count: 0,
             completions_per_turn: Histogram::default(),
             sends_count: 0,
-            events,
+            events: Events::new(events),
             patience,
             stopping: None,
             #[cfg(test)]
@@ -389,6 +390,9 @@ impl Shard {
 
     fn sweep(&mut self) {
         self.sweep_at = None;
+        if self.events.offer() {
+            self.sweep_soon();
+        }
         let dated: Vec<(Token, Instant)> = self
             .connections
             .iter()
@@ -442,10 +446,10 @@ impl Shard {
         true
     }
 
-    /// Tells the control side; what does not fit is logged instead.
+    /// Tells the control side, at the latest with one of the next sweeps.
     pub(super) fn tell(&mut self, event: ShardEvent) {
-        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-            tracing::error!(?event, "the control side does not take its events");
+        if self.events.tell(event) {
+            self.sweep_soon();
         }
     }
 

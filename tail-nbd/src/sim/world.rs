@@ -570,7 +570,7 @@ impl World {
 
     /// A process that serves all discs.
     fn start(&mut self) {
-        let (sender, events) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(1);
         self.events = events;
         self.engine = Some(Engine::new(sender, Patience::default(), self.pools.data.clone()));
         for disc in 0..self.exports.len() {
