@@ -1,6 +1,7 @@
 //! The raw record of one measurement: what is saved as JSON, and what reports are made from.
 
 use crate::loads::Client;
+use crate::peers::scratch::Pages;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
@@ -65,6 +66,8 @@ pub struct Settings {
     pub warm_up_seconds: f64,
     /// Size of the file in MiB.
     pub file_mib: u64,
+    /// How it is in the page cache.
+    pub pages: Pages,
     /// The processor of the servers.
     pub server_cpu: usize,
     /// The processor of the clients.
@@ -262,6 +265,7 @@ pub(crate) mod tests {
                 seconds: 3.0,
                 warm_up_seconds: 0.5,
                 file_mib: 512,
+                pages: Pages::Small,
                 server_cpu: 0,
                 client_cpu: 1,
                 nice: 0,

@@ -16,7 +16,7 @@ use tail_nbd::{
     control::{status, table},
     limits::{BLOCKING_THREADS_MAX, SHARDS_MAX},
     ring::probe::Mask,
-    serve::{self, Listen, ServeConfig},
+    serve::{self, Listen, ServeConfig, Source},
     server,
 };
 use tokio::{
@@ -63,8 +63,13 @@ enum Command {
         /// Leave alone what kernels newer than this have: 6.1 or all
         #[arg(long, value_name = "KERNEL", default_value = "all")]
         features: Mask,
+        /// Serve so many MiB of nothing instead of a file, to measure what all but the file costs: zeroes, in which
+        /// writes are lost, and which cannot be flushed
+        #[arg(long, value_name = "MIB", conflicts_with = "path")]
+        null: Option<u32>,
         /// A file, which gets the empty export name, or a directory, of which each file gets its own name
-        path: PathBuf,
+        #[arg(required_unless_present = "null")]
+        path: Option<PathBuf>,
     },
     /// Ask the running server what it is doing
     Status {
@@ -108,8 +113,8 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config, features } => run(&config, features),
-        Command::Serve { listen, read_only, metrics, shards, features, path } => serve(ServeConfig {
-            path,
+        Command::Serve { listen, read_only, metrics, shards, features, null, path } => serve(ServeConfig {
+            source: path.map_or(Source::Null(u64::from(null.unwrap_or_default()) << 20), Source::Path),
             read_only,
             listen,
             shards_count: shards,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use benches::{
     judge,
     loads::{Client, LOADS, Load},
-    peers::{self, Spec},
+    peers::{self, Spec, scratch::Pages},
     processor::Pair,
     report,
 };
@@ -61,7 +61,7 @@ struct Peers {
     /// Leave this server out
     #[arg(long, value_name = "NAME")]
     without: Vec<String>,
-    /// The tail with a disc that has no file, for the limit
+    /// Another tail with a disc that has no file, for the limit
     #[arg(long, value_name = "COMMAND")]
     null_server: Option<String>,
     /// Only this load; may be given again
@@ -73,6 +73,10 @@ struct Peers {
     /// Size of the measured file in MiB [default: 512]
     #[arg(long, value_name = "MIB")]
     file_mib: Option<u64>,
+    /// In what pages the file is in the page cache: of 4 KiB, as with the kernels of Debian 12 and 13, or as large as this
+    /// kernel makes them
+    #[arg(long, value_enum, default_value_t)]
+    pages: Pages,
     /// The servers' processor; the first that may be used if not given
     #[arg(long, value_name = "CPU")]
     server_cpu: Option<usize>,
@@ -137,10 +141,12 @@ fn run_peers(arguments: Peers) -> Result<ExitCode> {
 fn config(arguments: Peers, err: &mut impl Write) -> Result<peers::Config> {
     let quick = arguments.quick;
     let name = record_name(&arguments.out)?;
-    let null_server = match &arguments.null_server {
-        Some(command) => Some(Spec::parse(&format!("{NULL_SERVER}={command}")).map_err(anyhow::Error::msg)?),
-        None => None,
+    let null_command = match arguments.null_server.clone() {
+        Some(command) => command,
+        None => format!("{} serve --listen 127.0.0.1:{{port}} --null {{mib}}", tail()?),
     };
+    let null_server = Spec::parse(&format!("{NULL_SERVER}={null_command}")).map_err(anyhow::Error::msg)?;
+    let null_server = Some(null_server).filter(|spec| spec.program().is_some());
     Ok(peers::Config {
         rounds: arguments.rounds.unwrap_or(if quick { 1 } else { 5 }),
         seconds: arguments.seconds.unwrap_or(if quick { 0.3 } else { 3.0 }),
@@ -150,6 +156,7 @@ fn config(arguments: Peers, err: &mut impl Write) -> Result<peers::Config> {
         loads: if arguments.loads.is_empty() { LOADS.iter().collect() } else { arguments.loads },
         clients: if arguments.clients.is_empty() { vec![Client::Own, Client::Fio] } else { arguments.clients },
         file_mib: arguments.file_mib.unwrap_or(if quick { 64 } else { 512 }),
+        pages: arguments.pages,
         pair: Pair::choose(arguments.server_cpu, arguments.client_cpu)?,
         // fio and the servers may have another working directory in mind.
         scratch: std::path::absolute(&arguments.scratch)?,
@@ -163,9 +170,7 @@ const NULL_SERVER: &str = "tail-nbd-null";
 
 /// Those that are always compared, if they are there: name, command, and Debian's package.
 fn defaults() -> Result<[(&'static str, String, &'static str); 3]> {
-    let own = std::env::current_exe().context("cannot find this program itself")?;
-    let tail = own.with_file_name("tail-nbd");
-    let tail = shlex::try_quote(tail.to_str().context("this program's path is no text")?)?.into_owned();
+    let tail = tail()?;
     Ok([
         (
             judge::SUBJECT,
@@ -181,6 +186,13 @@ fn defaults() -> Result<[(&'static str, String, &'static str); 3]> {
             "Debian: qemu-utils",
         ),
     ])
+}
+
+/// The tail that was built with this program, as a word of a command.
+fn tail() -> Result<String> {
+    let own = std::env::current_exe().context("cannot find this program itself")?;
+    let tail = own.with_file_name("tail-nbd");
+    Ok(shlex::try_quote(tail.to_str().context("this program's path is no text")?)?.into_owned())
 }
 
 fn servers(given: Vec<Spec>, without: &[String], err: &mut impl Write) -> Result<Vec<Spec>> {

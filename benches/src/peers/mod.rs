@@ -22,7 +22,7 @@
 mod fio;
 pub(crate) mod machine;
 pub(crate) mod program;
-mod scratch;
+pub mod scratch;
 mod server;
 
 pub use program::find;
@@ -35,7 +35,7 @@ use crate::{
     record::{self, FORMAT, Figures, Idle, Limit, LimitKind, Outcome, Run, Sample, Settings},
 };
 use anyhow::{Context, Result, bail};
-use scratch::Scratch;
+use scratch::{Pages, Scratch};
 use server::Server;
 use std::{
     fs,
@@ -77,6 +77,8 @@ pub struct Config {
     pub scratch: PathBuf,
     /// Size of the measured file.
     pub file_mib: u64,
+    /// In what pieces the file is in the page cache.
+    pub pages: Pages,
     /// Whose processor is whose.
     pub pair: Pair,
     /// Niceness of clients and servers, -20 to 19: below 0 they come before what else the machine does.
@@ -146,7 +148,7 @@ pub fn run(config: &Config, progress: &mut dyn Write) -> Result<Run> {
     if fio.is_none() && config.clients.contains(&Client::Fio) {
         bail!("fio is missing (Debian: fio); --client own does without");
     }
-    let scratch = Scratch::prepare(&config.scratch, config.file_mib)?;
+    let scratch = Scratch::prepare(&config.scratch, config.file_mib, config.pages)?;
     processor::pin(config.pair.client)?;
     if config.nice != 0 {
         processor::set_nice(config.nice)?;
@@ -159,6 +161,7 @@ pub fn run(config: &Config, progress: &mut dyn Write) -> Result<Run> {
             seconds: config.seconds,
             warm_up_seconds: config.warm_up_seconds,
             file_mib: config.file_mib,
+            pages: config.pages,
             server_cpu: config.pair.server,
             client_cpu: config.pair.client,
             nice: config.nice,

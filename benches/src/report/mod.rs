@@ -208,11 +208,12 @@ fn settings(run: &Run) -> String {
     let s = &run.settings;
     let mut text = machine(&run.machine);
     text += &format!(
-        "\n- {} rounds of {} s (own client: after {} s), a warm file of {} MiB, server on processor {}, client on {}, niceness {}, {}",
+        "\n- {} rounds of {} s (own client: after {} s), a warm file of {} MiB in {} pages, server on processor {}, client on {}, niceness {}, {}",
         s.rounds,
         s.seconds,
         s.warm_up_seconds,
         s.file_mib,
+        s.pages,
         s.server_cpu,
         s.client_cpu,
         s.nice,

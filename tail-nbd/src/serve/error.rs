@@ -27,6 +27,9 @@ pub enum ServeError {
     /// It is something else.
     #[error("{} is neither a file nor a directory", .0.display())]
     NoFile(PathBuf),
+    /// It has more bytes than a file can have.
+    #[error("{0} bytes are more than a disc can have")]
+    TooLarge(u64),
     /// Nothing to serve.
     #[error("{} has no file in it that could be served", .0.display())]
     Empty(PathBuf),

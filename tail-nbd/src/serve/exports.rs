@@ -1,5 +1,6 @@
 //! The files that are served, by export name.
 
+use super::Source;
 use super::error::ServeError;
 use crate::geometry::DiscSize;
 use crate::limits::{DISCS_MAX, NAME_BYTES_MAX};
@@ -32,9 +33,16 @@ struct Served {
 
 impl Exports {
     /// Opens and locks a file, or each file of a directory.
-    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, ServeError> {
-        let metadata = fs::metadata(path).map_err(failed("open", path))?;
+    pub(super) fn open(source: &Source, read_only: bool) -> Result<Self, ServeError> {
         let mut exports = Self { files: Vec::new(), names: BTreeMap::new() };
+        let path = match source {
+            Source::Path(path) => path,
+            Source::Null(bytes) => {
+                exports.add_null(*bytes, read_only)?;
+                return Ok(exports);
+            }
+        };
+        let metadata = fs::metadata(path).map_err(failed("open", path))?;
         if !metadata.is_dir() {
             exports.add(String::new(), path, read_only)?;
             return Ok(exports);
@@ -85,6 +93,16 @@ impl Exports {
             own_address: IpAddr::V6(Ipv6Addr::LOCALHOST),
             sync_failed: false,
         })
+    }
+
+    fn add_null(&mut self, bytes: u64, read_only: bool) -> Result<(), ServeError> {
+        let path = Path::new("/dev/zero");
+        let data = OpenOptions::new().read(true).write(true).open(path).map_err(failed("open", path))?;
+        let size = DiscSize::from_bytes(bytes).ok_or(ServeError::TooLarge(bytes))?;
+        let export = Export { size, description: "nothing".to_owned(), read_only };
+        self.names.insert(String::new(), self.files.len());
+        self.files.push(Served { path: path.to_owned(), data, export });
+        Ok(())
     }
 
     fn add(&mut self, name: String, path: &Path, read_only: bool) -> Result<(), ServeError> {

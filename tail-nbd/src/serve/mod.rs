@@ -33,6 +33,7 @@ use crate::metrics::{http, text::Snapshot};
 use crate::server::notify;
 use crate::shard::{ShardConfig, ShardEvent, Shards};
 use exports::Exports;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,8 +44,8 @@ use tokio::task::JoinSet;
 /// What to serve, and where.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// A file, which gets the empty export name, or a directory, of which each file gets its own name.
-    pub path: PathBuf,
+    /// What to serve.
+    pub source: Source,
     /// Nobody may change anything.
     pub read_only: bool,
     /// Where to listen. None: at the sockets that were passed by a service manager.
@@ -57,13 +58,32 @@ pub struct ServeConfig {
     pub mask: crate::ring::probe::Mask,
 }
 
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, which gets the empty export name, or a directory, of which each file gets its own name.
+    Path(PathBuf),
+    /// Nowhere: so many bytes of zeroes, under the empty export name, in which writes are lost and of which nothing
+    /// can be synced. It shows what all but the file costs.
+    Null(u64),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Null(bytes) => write!(f, "{bytes} bytes of nothing"),
+        }
+    }
+}
+
 /// Serves until `stop` is true.
 ///
 /// # Errors
 /// When something cannot be opened, locked, or listened on.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     spine::daemon::raise_open_files();
-    let exports = Arc::new(Exports::open(&config.path, config.read_only)?);
+    let exports = Arc::new(Exports::open(&config.source, config.read_only)?);
     let listeners = listen::open(&config.listen)?;
     let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask })?;
     let shards = Arc::new(shards);
@@ -80,7 +100,7 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     }
     tasks.spawn(watch_shards(events, Arc::clone(&shards), Arc::clone(&exports)));
     for listener in &listeners {
-        tracing::info!(at = %listener.place, path = %config.path.display(), exports = exports.len(), "listening");
+        tracing::info!(at = %listener.place, source = %config.source, exports = exports.len(), "listening");
     }
     notify("READY=1");
     door::run(listeners, &exports, &shards, stop).await;
