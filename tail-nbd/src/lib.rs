@@ -49,6 +49,8 @@ pub mod mailbox;
 #[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]
+pub mod migration;
+#[forbid(unsafe_code)]
 pub mod nbd;
 #[forbid(unsafe_code)]
 pub mod pool;

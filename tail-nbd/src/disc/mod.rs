@@ -8,10 +8,11 @@
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```
 //!
-//! The disc does not know NBD: [`barrier`] says what a sync covers, [`extents`] what is a hole, and
+//! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied, [`extents`] what is a hole, and
 //! [`sparse`] which holes a read can leave out.
 
 pub mod barrier;
+pub mod dirty;
 pub mod extents;
 pub mod sparse;
 
