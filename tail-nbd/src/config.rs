@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong with it is said with the file, the line and the field.
 
+use crate::disc::mode::IoMode;
 use crate::limits::SHARDS_MAX;
 use crate::ring::probe::Mask;
 use serde::Deserialize;
@@ -69,6 +70,8 @@ pub struct PoolConfig {
     pub grade: Grade,
     /// Where it is.
     pub path: PathBuf,
+    /// How its data files are read and written.
+    pub io: IoMode,
     /// For people: `RAID10`.
     pub note: String,
     /// Where the sidecars of its discs are.
@@ -147,6 +150,8 @@ struct RawPool {
     grade: Grade,
     path: Spanned<PathBuf>,
     #[serde(default)]
+    io: IoMode,
+    #[serde(default)]
     note: String,
     #[serde(default)]
     sidecars: SidecarPlace,
@@ -206,6 +211,7 @@ impl RawPool {
             name: self.name.into_inner(),
             grade: self.grade,
             path: self.path.into_inner(),
+            io: self.io,
             note: self.note,
             sidecars: self.sidecars,
         }
@@ -353,7 +359,7 @@ note = "RAID10"
         let config = Config::parse(Path::new("tail.toml"), &text(|text| text)).unwrap();
         assert_eq!(config.name.as_str(), "tail1");
         assert_eq!(config.pools[0].grade.as_str(), "sata");
-        assert_eq!(config.pools[0].sidecars, SidecarPlace::Pool);
+        assert_eq!((config.pools[0].sidecars, config.pools[0].io), (SidecarPlace::Pool, IoMode::Cached));
         assert_eq!(config.control_listen, Path::new("/tmp/control.sock"));
     }
 
@@ -365,12 +371,12 @@ note = "RAID10"
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let config = Config::parse(Path::new("example.toml"), &text).unwrap();
-        assert_eq!(config.pools.len(), 2);
+        assert_eq!(config.pools.iter().map(|pool| pool.io).collect::<Vec<_>>(), [IoMode::Cached, IoMode::Copied]);
     }
 
     #[test]
     fn refusals_name_file_line_and_field() {
-        let cases: [(&str, &str, &[&str]); 14] = [
+        let cases: [(&str, &str, &[&str]); 15] = [
             ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),
             ("shards = 2", "shard = 2", &["/etc/tail.toml:8:", "unknown field `shard`"]),
             ("shards = 2", "shards = 0", &["/etc/tail.toml:8:", "shards"]),
@@ -384,6 +390,7 @@ note = "RAID10"
             ("path = \"/tmp\"", "path = \"pools/a\"", &["/etc/tail.toml:13:", "pool.path", "absolute"]),
             ("path = \"/tmp\"", "path = \"/no/such\"", &["/etc/tail.toml:13:", "pool.path", "/no/such"]),
             ("grade = \"sata\"", "grade = \"sata\"\nspeed = 1", &["/etc/tail.toml:13:", "unknown field `speed`"]),
+            ("grade = \"sata\"", "grade = \"sata\"\nio = \"fast\"", &["/etc/tail.toml:13:", "fast", "`cached`"]),
             ("grade = \"sata\"\n", "", &["/etc/tail.toml:10:", "missing field `grade`"]),
         ];
         for (from, to, wanted) in cases {

@@ -14,6 +14,7 @@ use tail_nbd::{
     cleanup,
     config::Config,
     control::{status, table},
+    disc::mode::IoMode,
     limits::{BLOCKING_THREADS_MAX, SHARDS_MAX},
     ring::probe::Mask,
     serve::{self, Listen, ServeConfig, Source},
@@ -54,6 +55,9 @@ enum Command {
         /// Refuse whatever would change a file
         #[arg(long)]
         read_only: bool,
+        /// How the files are read and written: cached, or copied, which never sends the page cache's own pages
+        #[arg(long, value_name = "MODE", default_value = "cached")]
+        io: IoMode,
         /// Tell Prometheus at this address, under /metrics
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: Option<SocketAddr>,
@@ -113,9 +117,10 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config, features } => run(&config, features),
-        Command::Serve { listen, read_only, metrics, shards, features, null, path } => serve(ServeConfig {
+        Command::Serve { listen, read_only, io, metrics, shards, features, null, path } => serve(ServeConfig {
             source: path.map_or(Source::Null(u64::from(null.unwrap_or_default()) << 20), Source::Path),
             read_only,
+            io,
             listen,
             shards_count: shards,
             metrics_listen: metrics,

@@ -7,6 +7,7 @@
 
 use crate::{
     config::{PoolConfig, SidecarPlace},
+    disc::mode::IoMode,
     sidecar::file::{sync_folder_of, temporary_path},
 };
 use rustix::fs::{fstatvfs, statfs};
@@ -29,6 +30,8 @@ pub struct Pool {
     pub name: PoolName,
     /// The grade of all its discs.
     pub grade: Grade,
+    /// How its data files are read and written.
+    pub io: IoMode,
     /// For people.
     pub note: String,
     data_dir: PathBuf,
@@ -111,8 +114,8 @@ impl Pool {
         if COPY_ON_WRITE.contains(&kind.f_type) {
             return Err(PoolError::CopyOnWrite { pool: config.name.clone(), path: sidecar_dir });
         }
-        let PoolConfig { name, grade, note, .. } = config.clone();
-        Ok(Self { name, grade, note, data_dir, sidecar_dir })
+        let PoolConfig { name, grade, io, note, .. } = config.clone();
+        Ok(Self { name, grade, io, note, data_dir, sidecar_dir })
     }
 
     /// Where the data of disc `number` is.
@@ -237,6 +240,7 @@ mod tests {
             name: "sata1".parse().unwrap(),
             grade: "sata".parse().unwrap(),
             path: folder.to_owned(),
+            io: IoMode::default(),
             note: String::new(),
             sidecars: SidecarPlace::Pool,
         };

@@ -369,6 +369,7 @@ fn a_number_is_open_once_and_orders_about_others_are_refused() {
     let open = OpenDisc {
         number: disc.number,
         data: tail.file(7),
+        io: tail.io,
         size_bytes: MIB,
         listener: Some(listener),
         access: Access::Nobody,
@@ -392,6 +393,7 @@ fn rule17_a_sync_that_failed_before_fails_every_flush_and_fua() {
     let open = OpenDisc {
         number: disc.number,
         data: file,
+        io: tail.io,
         size_bytes: MIB,
         listener: Some(listener),
         access,
@@ -436,6 +438,7 @@ fn rule12_a_client_that_comes_from_the_discs_own_address_is_this_machine() {
     let open = OpenDisc {
         number: disc.number,
         data: file,
+        io: tail.io,
         size_bytes: MIB,
         listener: Some(listener),
         access,

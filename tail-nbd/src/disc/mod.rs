@@ -8,16 +8,20 @@
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```
 //!
-//! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied, [`extents`] what is a hole, and
-//! [`sparse`] which holes a read can leave out.
+//! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied,
+//! [`extents`] what is a hole, [`sparse`] which holes a read can leave out, [`mode`] how the file is read and written,
+//! and [`warmth`] which reads may be slow.
 
 pub mod barrier;
 pub mod dirty;
 pub mod extents;
+pub mod mode;
 pub mod sparse;
+pub mod warmth;
 
 use crate::buffer::Holder;
-use crate::geometry::DiscSize;
+use crate::geometry::{ByteRange, DiscSize};
+use crate::limits::PIPE_BYTES;
 use crate::mailbox::Reply;
 use crate::metrics::DiscCounters;
 use crate::ring::op::Handle;
@@ -25,10 +29,12 @@ use crate::ring::slots::Token;
 use crate::ring::uring::Window;
 use crate::shard::Access;
 use barrier::Barrier;
+use mode::IoMode;
 use rustix::net::Shutdown;
 use sparse::Sparse;
 use spine::id::DiscNumber;
 use std::net::IpAddr;
+use warmth::Warmth;
 
 /// A disc that is open.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub struct Disc {
     pub number: DiscNumber,
     /// The data file, with its lock.
     pub data: Handle,
+    /// How it is read and written.
+    pub io: IoMode,
     /// The listening socket, unless somebody else accepts its clients.
     pub listener: Option<Handle>,
     /// The size that clients are told.
@@ -63,8 +71,10 @@ pub struct Disc {
     pub suspended: Vec<Token>,
     /// Counts the buffers of all its connections.
     pub holder: Holder,
-    /// The part of the data file that large reads were in.
+    /// The part of the data file that the last looks into the page cache were for.
     pub window: Option<Window>,
+    /// Whether reads find what they want in the page cache.
+    pub warmth: Warmth,
     /// Totals for the operator.
     pub counters: DiscCounters,
 }
@@ -129,6 +139,28 @@ impl Disc {
     /// True when nothing may be begun for it: it is frozen, or being frozen.
     pub fn is_frozen(&self) -> bool {
         matches!(self.state, State::Freezing { .. } | State::Frozen)
+    }
+
+    /// True when all of a range is in the page cache. Ranges that no pipe holds count as absent.
+    pub fn is_resident(&mut self, range: ByteRange) -> bool {
+        if range.length() > PIPE_BYTES as u64 {
+            return false;
+        }
+        if !self.window.as_ref().is_some_and(|window| window.covers(range.offset())) {
+            // Refused, nothing is known.
+            self.window = Window::open(&self.data, range.offset()).ok();
+        }
+        self.window.as_ref().is_some_and(|window| window.is_resident(range))
+    }
+
+    /// True when a read has to wait for the device, as far as is known.
+    pub fn is_cold(&mut self, range: ByteRange) -> bool {
+        if !self.warmth.wants_look() {
+            return false;
+        }
+        let resident = self.is_resident(range);
+        self.warmth.handle_look(resident);
+        !resident
     }
 
     /// A connection is gone: takes it off all lists, and answers the withdrawals that waited for it only.

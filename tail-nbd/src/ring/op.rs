@@ -60,6 +60,8 @@ pub enum Op {
         start: usize,
         /// What.
         range: ByteRange,
+        /// It may have to wait for the device, and must not do so within its submission.
+        cold: bool,
     },
     /// Write to `range` of a file what is at `start` in the buffer.
     Write {

@@ -21,6 +21,9 @@ pub enum ProbeError {
     /// An operation is missing.
     #[error("io_uring lacks the operation {0}; Linux 6.1 or newer is needed")]
     Missing(&'static str),
+    /// The number of workers cannot be set.
+    #[error("io_uring does not let its worker threads be limited; Linux 6.1 or newer is needed")]
+    Workers(#[source] io::Error),
     /// Rings of provided buffers are missing.
     #[error("io_uring takes no ring of receive buffers; Linux 6.1 or newer is needed")]
     Buffers(#[source] io::Error),

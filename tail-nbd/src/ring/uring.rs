@@ -25,7 +25,7 @@ use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{
     BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX,
-    SPARE_BATCHES_MAX, SUBMISSIONS_MAX, WINDOW_BYTES,
+    SPARE_BATCHES_MAX, SUBMISSIONS_MAX, WINDOW_BYTES, WORKERS_MAX,
 };
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -107,6 +107,8 @@ impl Ring {
             .build(SUBMISSIONS_MAX)
             .map_err(ProbeError::Setup)?;
         let features = probe(&uring, mask)?;
+        // The first number is for files, and none for sockets leaves theirs as it is.
+        uring.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, 0]).map_err(ProbeError::Workers)?;
         let receive = ReceiveBuffers::register(&uring).map_err(ProbeError::Buffers)?;
         Ok(Self {
             uring,
@@ -439,9 +441,11 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
             let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
             opcode::SendMsg::new(fd(socket), &wire.header).flags(flags).build()
         }
-        Op::Read { file, buffer, start, range } => {
+        Op::Read { file, buffer, start, range, cold } => {
             let space = &mut buffer.bytes_mut()[*start..*start + range.length() as usize];
-            opcode::Read::new(fd(file), space.as_mut_ptr(), space.len() as u32).offset(range.offset()).build()
+            let entry =
+                opcode::Read::new(fd(file), space.as_mut_ptr(), space.len() as u32).offset(range.offset()).build();
+            if *cold { entry.flags(squeue::Flags::ASYNC) } else { entry }
         }
         Op::Write { file, buffer, start, range } => {
             let bytes = &buffer.bytes()[*start..*start + range.length() as usize];

@@ -2,6 +2,7 @@
 
 use super::Source;
 use super::error::ServeError;
+use crate::disc::mode::IoMode;
 use crate::geometry::DiscSize;
 use crate::limits::{DISCS_MAX, NAME_BYTES_MAX};
 use crate::nbd::option::Export;
@@ -22,6 +23,7 @@ pub(super) struct Exports {
     files: Vec<Served>,
     /// Places in `files`.
     names: BTreeMap<String, usize>,
+    io: IoMode,
 }
 
 #[derive(Debug)]
@@ -33,8 +35,8 @@ struct Served {
 
 impl Exports {
     /// Opens and locks a file, or each file of a directory.
-    pub(super) fn open(source: &Source, read_only: bool) -> Result<Self, ServeError> {
-        let mut exports = Self { files: Vec::new(), names: BTreeMap::new() };
+    pub(super) fn open(source: &Source, read_only: bool, io: IoMode) -> Result<Self, ServeError> {
+        let mut exports = Self { files: Vec::new(), names: BTreeMap::new(), io };
         let path = match source {
             Source::Path(path) => path,
             Source::Null(bytes) => {
@@ -87,6 +89,7 @@ impl Exports {
         Ok(OpenDisc {
             number,
             data,
+            io: self.io,
             size_bytes: served.export.size.bytes(),
             listener: None,
             access: Access::Nobody,

@@ -29,6 +29,7 @@ mod listen;
 pub use error::ServeError;
 pub use listen::{Listen, ListenError, is_activated};
 
+use crate::disc::mode::IoMode;
 use crate::metrics::{http, text::Snapshot};
 use crate::server::notify;
 use crate::shard::{ShardConfig, ShardEvent, Shards};
@@ -48,6 +49,8 @@ pub struct ServeConfig {
     pub source: Source,
     /// Nobody may change anything.
     pub read_only: bool,
+    /// How the files are read and written.
+    pub io: IoMode,
     /// Where to listen. None: at the sockets that were passed by a service manager.
     pub listen: Vec<Listen>,
     /// Threads that serve files. A file is served by one of them.
@@ -83,7 +86,7 @@ impl fmt::Display for Source {
 /// When something cannot be opened, locked, or listened on.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     spine::daemon::raise_open_files();
-    let exports = Arc::new(Exports::open(&config.source, config.read_only)?);
+    let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
     let listeners = listen::open(&config.listen)?;
     let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask })?;
     let shards = Arc::new(shards);

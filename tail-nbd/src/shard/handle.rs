@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::driver;
+use crate::disc::mode::IoMode;
 use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX};
 use crate::mailbox::{self, Letter, MailboxSender};
 use crate::metrics::{DiscCounters, Histogram};
@@ -54,6 +55,8 @@ pub struct OpenDisc {
     /// The data file, open for reading and writing, and locked by the caller through this very open
     /// file description: its I/O holds the lock (safety rule 10). Its length must be `size_bytes`.
     pub data: File,
+    /// How it is read and written.
+    pub io: IoMode,
     /// The size that clients see, in bytes.
     pub size_bytes: u64,
     /// Bound and listening. The shard does all accepting, and shuts it down at the close. `None`: all clients

@@ -7,6 +7,7 @@ use crate::buffer::Holder;
 use crate::connection;
 use crate::disc::barrier::Barrier;
 use crate::disc::sparse::Sparse;
+use crate::disc::warmth::Warmth;
 use crate::disc::{Disc, State, Withdrawal};
 use crate::error::Errno;
 use crate::geometry::DiscSize;
@@ -87,6 +88,7 @@ impl Shard {
         let disc = Disc {
             number,
             data: Rc::new(open.data.into()),
+            io: open.io,
             listener: open.listener.map(|listener| Rc::new(listener.into())),
             size,
             access: open.access,
@@ -101,6 +103,7 @@ impl Shard {
             suspended: Vec::new(),
             holder: Holder::default(),
             window: None,
+            warmth: Warmth::default(),
             counters: DiscCounters::default(),
         };
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };

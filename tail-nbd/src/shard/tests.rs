@@ -56,6 +56,7 @@ async fn open(shards: &Shards, number: u64) -> SocketAddr {
     let disc = OpenDisc {
         number,
         data,
+        io: IoMode::default(),
         size_bytes: 1 << 20,
         listener: Some(listener),
         access,
@@ -97,6 +98,7 @@ async fn rule17_a_last_sync_that_fails_is_told_also_when_nobody_asked() {
         let disc = OpenDisc {
             number: DiscNumber(number),
             data: std::fs::File::from(OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0)),
+            io: IoMode::default(),
             size_bytes: 1 << 20,
             listener: None,
             access: Access::Nobody,

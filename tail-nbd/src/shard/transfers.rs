@@ -5,6 +5,7 @@ use super::owner::Shard;
 use crate::buffer::Buffer;
 use crate::connection::State;
 use crate::connection::transfer::Transfer;
+use crate::disc::mode::IoMode;
 use crate::disc::sparse::Part;
 use crate::disc::{self, Disc};
 use crate::error::Errno;
@@ -18,7 +19,6 @@ use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Handle, Op, Owner};
 use crate::ring::pipe::Pipe;
 use crate::ring::slots::{Slots, Token};
-use crate::ring::uring::Window;
 use rustix::io::ReadWriteFlags;
 use std::io::IoSliceMut;
 use std::rc::Rc;
@@ -137,11 +137,11 @@ impl Shard {
             }
         }
         match completion.op {
-            Op::Read { file, buffer, start, range } => match progress(result, range) {
+            Op::Read { file, buffer, start, range, cold } => match progress(result, range) {
                 Progress::Done => self.handle_read(id, buffer, start + range.length() as usize),
                 Progress::Rest(rest) => {
                     let start = start + (range.length() - rest.length()) as usize;
-                    self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start, range: rest }));
+                    self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start, range: rest, cold }));
                 }
                 Progress::Failed(errno) => self.fail(id, errno),
             },
@@ -176,12 +176,8 @@ impl Shard {
         if !(PAGES_BYTES_MIN..=PIPE_BYTES as u64).contains(&range.length()) {
             return None;
         }
-        let disc = self.discs.get_mut(disc)?;
-        if !disc.window.as_ref().is_some_and(|window| window.covers(range.offset())) {
-            // Refused, it is a copy.
-            disc.window = Window::open(&disc.data, range.offset()).ok();
-        }
-        if disc.window.as_ref()?.is_resident(range) { pipes.fill(&disc.data, range) } else { None }
+        let disc = self.discs.get_mut(disc).filter(|disc| disc.io == IoMode::Cached)?;
+        if disc.is_resident(range) { pipes.fill(&disc.data, range) } else { None }
     }
 
     /// A piece has been read into a buffer.

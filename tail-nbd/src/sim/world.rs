@@ -7,6 +7,7 @@ use super::history::{Content, History, Tick};
 use super::network::{LinkId, Network};
 use super::ring::{Faults, Outside, Ring};
 use crate::buffer::Pool;
+use crate::disc::mode::IoMode;
 use crate::limits::TCP_USER_TIMEOUT_MS;
 use crate::mailbox::Letter;
 use crate::ring::op::Completion;
@@ -590,6 +591,7 @@ impl World {
         let disc = OpenDisc {
             number: export.number,
             data,
+            io: IoMode::default(),
             size_bytes: export.disk.size(),
             listener: Some(listener),
             access: export.allowed(disc),

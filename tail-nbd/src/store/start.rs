@@ -241,6 +241,7 @@ impl Store {
         let disc = OpenDisc {
             number: record.number,
             data: data.try_clone().map_err(failed("duplicate the descriptor of its data"))?,
+            io: self.pool_of(held).io,
             size_bytes: record.size_bytes,
             listener: Some(listen_soon(record.address).await.map_err(failed("listen on its address"))?),
             access: held.access(),

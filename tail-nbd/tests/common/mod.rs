@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+use tail_nbd::disc::mode::IoMode;
 use tail_nbd::nbd::client::{Client, Reply};
 use tail_nbd::nbd::offer::Style;
 use tail_nbd::nbd::request::Header;
@@ -29,6 +30,8 @@ pub struct Tail {
     pub runtime: Runtime,
     shards: Option<Shards>,
     pub events: mpsc::Receiver<ShardEvent>,
+    /// How discs to come are read and written.
+    pub io: IoMode,
     directory: tempfile::TempDir,
 }
 
@@ -45,7 +48,9 @@ impl Tail {
         let (shards, events) = Shards::start_with(config, patience).unwrap();
         // The build's directory, not /tmp: it is a real file system with holes and fallocate.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { runtime, shards: Some(shards), events, directory }
+        // Nothing that clients see depends on it.
+        let io = std::env::var("TAIL_NBD_IO").map_or(IoMode::default(), |text| text.parse().unwrap());
+        Self { runtime, shards: Some(shards), events, io, directory }
     }
 
     pub fn shards(&self) -> &Shards {
@@ -81,6 +86,7 @@ impl Tail {
         let open = OpenDisc {
             number,
             data,
+            io: self.io,
             size_bytes,
             listener: Some(listener),
             access,

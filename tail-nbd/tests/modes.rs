@@ -1,0 +1,168 @@
+//! How the data of a disc moves: what a pool's `io` changes, and what it must not change. The other tests of serving hold
+//! in each mode: `scripts/test` runs them with TAIL_NBD_IO.
+#![allow(clippy::print_stderr, reason = "a skipped test says why, and figures are for people")]
+
+mod common;
+
+use common::{LOOPBACK, MIB, PATIENCE, Peer, Tail, has, pattern};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::ErrorKind;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tail_nbd::disc::mode::IoMode;
+use tail_nbd::nbd::client::Reply;
+use tail_nbd::nbd::request::Header;
+use tail_nbd::nbd::wire::{chunk_type, command_type};
+use tail_nbd::shard::Access;
+
+const MODES: [IoMode; 2] = [IoMode::Cached, IoMode::Copied];
+
+fn read(cookie: u64, offset: u64, length: u64) -> Header {
+    Header { flags: 0, command: command_type::READ, cookie, offset, length }
+}
+
+/// Rule 24: only where pages go out by reference may a write show in a reply that was ready before it.
+#[test]
+fn a_copied_reply_is_what_was_read_whatever_is_written_before_it_is_taken() {
+    let mut tail = Tail::start(1);
+    tail.io = IoMode::Copied;
+    let disc = tail.serve(1, 8 * MIB);
+    let (mut reader, mut writer) = (disc.connect(), disc.connect());
+    writer.write(0, &pattern(1, 4 << 20));
+    for cookie in 0..4 {
+        reader.send(read(cookie, cookie * MIB, MIB), &[]);
+    }
+    tail.wait_for(disc.number, "all is read", |status| status.counters.reads_count == 4);
+    writer.write(0, &pattern(2, 4 << 20));
+    let (mut arrived, wanted) = (vec![0; 4 << 20], pattern(1, 4 << 20));
+    for _ in 0..4 {
+        let Some(Reply::Chunk { kind: chunk_type::OFFSET_DATA, data, .. }) = reader.next() else { panic!("data") };
+        let at = u64::from_be_bytes(data[..8].try_into().unwrap()) as usize;
+        arrived[at..at + data.len() - 8].copy_from_slice(&data[8..]);
+    }
+    assert!(arrived == wanted, "the replies are of before the write");
+}
+
+/// A file of zeroes that another process has: stopped, it answers nothing, as a disk that hangs.
+struct SlowFile {
+    server: Child,
+    folder: tempfile::TempDir,
+}
+
+impl SlowFile {
+    /// `None` where there is no FUSE.
+    fn start(size: &str) -> Option<Self> {
+        if !has("nbdfuse") || !has("nbdkit") {
+            return None;
+        }
+        if !std::path::Path::new("/dev/fuse").exists() || !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: no FUSE here");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disc");
+        let arguments = ["[", "nbdkit", "--exit-with-parent", "memory", size, "]"];
+        let server = Command::new("nbdfuse").arg(&path).args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let slow = Self { server, folder };
+        let deadline = Instant::now() + PATIENCE;
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "nbdfuse does not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(slow)
+    }
+
+    fn open(&self) -> std::fs::File {
+        std::fs::OpenOptions::new().read(true).write(true).open(self.folder.path().join("disc")).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.server), signal).unwrap();
+    }
+
+    /// Runs something while the file hangs. A shard that hangs with it would answer no question of a test, so it goes on
+    /// when that takes too long.
+    fn hang(&self, meanwhile: impl FnOnce()) {
+        let (done, waiting) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            self.signal(Signal::STOP);
+            scope.spawn(move || {
+                let _ = waiting.recv_timeout(PATIENCE);
+                self.signal(Signal::CONT);
+            });
+            meanwhile();
+            drop(done);
+        });
+    }
+}
+
+impl Drop for SlowFile {
+    fn drop(&mut self) {
+        // It unmounts.
+        self.signal(Signal::TERM);
+        let _ = self.server.wait();
+    }
+}
+
+/// Some rounds of small and large requests: how long each took.
+fn rounds(peer: &mut Peer) -> Vec<Duration> {
+    let bytes = pattern(3, 256 << 10);
+    let mut took = vec![];
+    for round in 0..100 {
+        let at = round % 16 * 8192;
+        let start = Instant::now();
+        peer.write(at, &bytes[..4096]);
+        assert_eq!(peer.read(at, 4096), bytes[..4096]);
+        peer.read(0, 256 << 10);
+        assert_eq!(peer.ask(command_type::FLUSH, 0, 0, 0, &[]).0, 0);
+        took.push(start.elapsed());
+    }
+    took.sort_unstable();
+    took
+}
+
+/// Rule 24: nobody waits for another disc's file, however long that takes.
+#[test]
+fn rule24_a_file_that_hangs_keeps_no_neighbour_waiting() {
+    for io in MODES {
+        let mut tail = Tail::start(1);
+        tail.io = io;
+        let neighbour = tail.serve(2, 16 * MIB);
+        let mut neighbour = neighbour.connect();
+        neighbour.write(0, &pattern(3, 1 << 20));
+        let Some(slow) = SlowFile::start("64M") else { return };
+        let disc = tail.serve_file(1, slow.open(), 64 * MIB, Access::List(vec![LOOPBACK]));
+        let mut victim = disc.connect();
+        victim.write(5, &pattern(4, 256 << 10));
+        assert!(victim.read(5, 256 << 10) == pattern(4, 256 << 10));
+        let before = rounds(&mut neighbour);
+
+        let mut victims = [victim, disc.connect()];
+        slow.hang(|| {
+            for cookie in 0..8 {
+                victims[0].send(read(cookie, (8 + 4 * cookie) * MIB, 128 << 10), &[]);
+                victims[1].send(read(cookie, 60 * MIB + cookie * 4096, 4096), &[]);
+            }
+            let header = Header { flags: 0, command: command_type::WRITE, cookie: 8, offset: 50 * MIB, length: 8192 };
+            victims[0].send(header, &pattern(5, 8192));
+            tail.wait_for(disc.number, "they are under way", |status| {
+                status.clients.iter().map(|client| client.requests_in_flight_count).sum::<u32>() == 17
+            });
+            let meanwhile = rounds(&mut neighbour);
+            let p99 = |took: &[Duration]| took[took.len() * 99 / 100];
+            eprintln!("{io:?}: p99 of the neighbour {:?} before, {:?} meanwhile", p99(&before), p99(&meanwhile));
+            for victim in &mut victims {
+                victim.socket.set_nonblocking(true).unwrap();
+                let nothing = std::io::Read::read(&mut victim.socket, &mut [0]).unwrap_err();
+                assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "the file did hang");
+                victim.socket.set_nonblocking(false).unwrap();
+            }
+        });
+        for (victim, replies_count) in victims.iter_mut().zip([9, 8]) {
+            for _ in 0..replies_count {
+                assert_eq!(victim.next().expect("an answer").error(), 0);
+            }
+        }
+    }
+}
