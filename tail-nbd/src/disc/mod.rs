@@ -57,6 +57,9 @@ pub struct Disc {
     pub own_address: IpAddr,
     /// What a FLUSH waits for: the requests that want a sync.
     pub barrier: Barrier<Token>,
+    /// Operations in the kernel that change its file. They may hold the lock of the file while they wait for the device,
+    /// and whoever looks for holes takes it.
+    pub changes_count: u32,
     /// What is known of the holes in its file.
     pub sparse: Sparse,
     /// Its connections, negotiated or not.

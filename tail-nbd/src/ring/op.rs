@@ -104,6 +104,13 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// True for operations that change a file.
+    pub fn changes_file(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::WriteZeroBytes { .. } | Self::Allocate { .. })
+    }
+}
+
 /// What fallocate is to do. The size of the file never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocate {

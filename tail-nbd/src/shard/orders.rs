@@ -95,6 +95,7 @@ impl Shard {
             address: address.to_canonical(),
             own_address: open.own_address.to_canonical(),
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
+            changes_count: 0,
             sparse: Sparse::default(),
             connections: Vec::new(),
             state: State::Serving,

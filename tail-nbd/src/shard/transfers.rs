@@ -27,9 +27,12 @@ impl Shard {
     /// What a READ does next: a piece of it is read, or is a hole.
     pub(super) fn next_part(discs: &mut Slots<Disc>, transfer: &Transfer, style: Style) -> Part {
         let rest = transfer.read_rest();
-        match discs.get_mut(transfer.disc) {
-            Some(disc) if transfer.may_be_cut(style) => disc.sparse.next_part(&disc.data, rest, PIECE_BYTES as u64),
-            _ => Part { range: rest, hole: false },
+        if !transfer.may_be_cut(style) {
+            return Part { range: rest, hole: false };
+        }
+        match discs.get_mut(transfer.disc).filter(|disc| disc.changes_count == 0) {
+            Some(disc) => disc.sparse.next_part(&disc.data, rest, PIECE_BYTES as u64),
+            None => Part { range: rest.piece(0, PIECE_BYTES as u64), hole: false },
         }
     }
 
@@ -57,7 +60,8 @@ impl Shard {
             return self.finish_write(id);
         }
         transfer.writes_count += 1;
-        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
+        disc.changes_count += 1;
         let file = Rc::clone(&disc.data);
         self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start: 0, range }));
     }
@@ -116,11 +120,16 @@ impl Shard {
     /// Goes on with a TRIM, WRITE_ZEROES or CACHE.
     pub(super) fn continue_simple(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let Some(disc) = self.discs.get(transfer.disc) else { return };
+        let (token, Some(disc)) = (transfer.disc, self.discs.get(transfer.disc)) else { return };
         let cut = self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
         match transfer.next_op(&disc.data) {
             Some(_) if !cut && self.suspend(id) => {}
-            Some(op) if !cut => self.outbox.push_back((Owner::Transfer(id), op)),
+            Some(op) if !cut => {
+                if let Some(disc) = self.discs.get_mut(token) {
+                    disc.changes_count += u32::from(op.changes_file());
+                }
+                self.outbox.push_back((Owner::Transfer(id), op));
+            }
             _ => self.conclude(id),
         }
     }
@@ -130,6 +139,7 @@ impl Shard {
         self.current = Some(transfer.disc);
         let result = completion.result;
         if let Some(disc) = self.discs.get_mut(transfer.disc) {
+            disc.changes_count -= u32::from(completion.op.changes_file());
             match &completion.op {
                 Op::Write { range, .. } => disc.sparse.handle_written(*range),
                 Op::Allocate { range, .. } => disc.sparse.handle_zeroed(*range),
@@ -153,6 +163,9 @@ impl Shard {
                 }
                 Progress::Rest(rest) => {
                     let start = start + (range.length() - rest.length()) as usize;
+                    if let Some(disc) = self.discs.get_mut(transfer.disc) {
+                        disc.changes_count += 1;
+                    }
                     self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start, range: rest }));
                 }
                 Progress::Failed(errno) => {
