@@ -116,11 +116,9 @@ pub const HELD_BYTES_MAX: usize = 8 << 20;
 /// below it the copy is cheaper than the calls. In bytes.
 pub const PAGES_BYTES_MIN: u64 = 16 << 10;
 
-/// After so many reads in a row that were in the page cache, a disc's reads are trusted to be, …
+/// After a small read that was not in the page cache so many must be in it before a disc's reads are trusted to be: a
+/// look costs 0.3 µs.
 pub const WARM_READS_MIN: u32 = 64;
-
-/// … and one in so many is looked up: a look costs 0.3 µs, and 3 µs more when a large disc's window has to be moved.
-pub const WARM_LOOKS_EVERY: u32 = 32;
 
 /// Threads of the kernel for the file operations of a shard that may have to wait: cold reads, writes where the file
 /// system cannot take them at once, syncs. They come when they are needed. The kernel's own bound, four for each core, is

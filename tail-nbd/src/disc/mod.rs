@@ -76,8 +76,10 @@ pub struct Disc {
     pub holder: Holder,
     /// The part of the data file that the last looks into the page cache were for.
     pub window: Option<Window>,
-    /// Whether reads find what they want in the page cache.
+    /// Whether small reads find what they want in the page cache.
     pub warmth: Warmth,
+    /// It has a file, not a device that is always ready.
+    pub is_file: bool,
     /// Totals for the operator.
     pub counters: DiscCounters,
 }
@@ -156,13 +158,15 @@ impl Disc {
         self.window.as_ref().is_some_and(|window| window.is_resident(range))
     }
 
-    /// True when a read has to wait for the device, as far as is known.
-    pub fn is_cold(&mut self, range: ByteRange) -> bool {
-        if !self.warmth.wants_look() {
+    /// True when a read would have to wait for the device, as far as is known. Small ones are trusted while they are warm.
+    pub fn expects_to_wait(&mut self, range: ByteRange, small: bool) -> bool {
+        if !self.is_file || (small && self.warmth.is_trusted()) {
             return false;
         }
         let resident = self.is_resident(range);
-        self.warmth.handle_look(resident);
+        if small {
+            self.warmth.handle_look(resident);
+        }
         !resident
     }
 

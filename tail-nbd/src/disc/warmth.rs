@@ -1,36 +1,29 @@
-//! Whether reads of a disc are to be looked up in the page cache before they are submitted.
+//! Which reads of a disc would have to wait for its device.
 //!
 //! A read of what is in the page cache is done within its submission. One that is not there starts the device's work
 //! within it, and when the device's queue is full that waits: the shard's thread, and with it every other disc. So a
-//! cold read goes to a worker of the kernel, which costs more and waits alone. To know which it is costs a system call,
-//! a tenth of a warm read; so after enough warm reads in a row only some are looked up.
+//! cold read goes to a worker of the kernel, which costs more and waits alone. To look whether pages are there costs a
+//! system call, a tenth of a small read; so a disc is trusted until a small read misses, and again after enough looks in
+//! a row that found everything.
 
-use crate::limits::{WARM_LOOKS_EVERY, WARM_READS_MIN};
+use crate::limits::WARM_READS_MIN;
 
-/// What is known from the last reads. In the beginning nothing is.
+/// What is known from the last small reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Warmth {
-    /// Reads in a row that were found in the page cache, and those that were trusted to be.
-    warm_count: u32,
+    /// Looks that are left until the disc is trusted again.
+    doubts_count: u32,
 }
 
 impl Warmth {
-    /// True when the next read is to be looked up; then call [`Warmth::handle_look`].
-    pub fn wants_look(&mut self) -> bool {
-        if self.warm_count < WARM_READS_MIN {
-            return true;
-        }
-        self.warm_count += 1;
-        if self.warm_count - WARM_READS_MIN < WARM_LOOKS_EVERY {
-            return false;
-        }
-        self.warm_count = WARM_READS_MIN;
-        true
+    /// True when the next small read is expected to be in the page cache, without a look.
+    pub fn is_trusted(self) -> bool {
+        self.doubts_count == 0
     }
 
-    /// The read that was looked up was there, or not.
+    /// A look found all of a read, or not.
     pub fn handle_look(&mut self, resident: bool) {
-        self.warm_count = if resident { (self.warm_count + 1).min(WARM_READS_MIN) } else { 0 };
+        self.doubts_count = if resident { self.doubts_count.saturating_sub(1) } else { WARM_READS_MIN };
     }
 }
 
@@ -38,26 +31,16 @@ impl Warmth {
 mod tests {
     use super::*;
 
-    /// How many of so many reads are looked up.
-    fn looks(warmth: &mut Warmth, reads_count: u32, resident: bool) -> u32 {
-        let mut looks_count = 0;
-        for _ in 0..reads_count {
-            if warmth.wants_look() {
-                looks_count += 1;
-                warmth.handle_look(resident);
-            }
-        }
-        looks_count
-    }
-
     #[test]
-    fn warm_reads_are_trusted_and_one_cold_read_ends_that() {
+    fn one_miss_ends_the_trust_and_many_hits_bring_it_back() {
         let mut warmth = Warmth::default();
-        assert_eq!(looks(&mut warmth, WARM_READS_MIN, true), WARM_READS_MIN, "nothing is known");
-        assert_eq!(looks(&mut warmth, 10 * WARM_LOOKS_EVERY, true), 10);
-        assert_eq!(looks(&mut warmth, WARM_LOOKS_EVERY, false), 1, "found out");
-        assert_eq!(looks(&mut warmth, 1000, false), 1000);
-        assert_eq!(looks(&mut warmth, WARM_READS_MIN, true), WARM_READS_MIN);
-        assert!(!warmth.wants_look());
+        assert!(warmth.is_trusted());
+        for misses_count in [1, 5] {
+            (0..misses_count).for_each(|_| warmth.handle_look(false));
+            (1..WARM_READS_MIN).for_each(|_| warmth.handle_look(true));
+            assert!(!warmth.is_trusted());
+            warmth.handle_look(true);
+            assert!(warmth.is_trusted());
+        }
     }
 }

@@ -85,6 +85,7 @@ impl Shard {
             Some(listener) => listener.local_addr().map_err(os)?.ip(),
             None => open.own_address,
         };
+        let is_file = open.data.metadata().is_ok_and(|metadata| metadata.is_file());
         let disc = Disc {
             number,
             data: Rc::new(open.data.into()),
@@ -105,6 +106,7 @@ impl Shard {
             holder: Holder::default(),
             window: None,
             warmth: Warmth::default(),
+            is_file,
             counters: DiscCounters::default(),
         };
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };

@@ -39,16 +39,20 @@ impl Shard {
     /// Reads the next piece of a READ: at once what is small and in the page cache, the rest by the ring.
     pub(super) fn submit_read(&mut self, id: Token, mut buffer: Buffer, range: ByteRange) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let Some(disc) = self.discs.get(transfer.disc) else { return };
-        if self.pipes.is_some() && range.length() < PAGES_BYTES_MIN {
+        let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
+        let small = self.pipes.is_some() && range.length() < PAGES_BYTES_MIN;
+        let mut cold = disc.expects_to_wait(range, small);
+        if small && !cold {
             let length = range.length() as usize;
             let space = &mut buffer.bytes_mut()[..length];
             if matches!(read_cached(&disc.data, space, range.offset()), Ok(count) if count == length) {
                 return self.handle_read(id, buffer, length);
             }
+            disc.warmth.handle_look(false);
+            cold = disc.is_file;
         }
         let file = Rc::clone(&disc.data);
-        self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range }));
+        self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range, cold }));
     }
 
     /// Writes a piece whose payload is whole; `last` says that no more is to come.
