@@ -40,7 +40,8 @@ impl Shard {
     pub(super) fn submit_read(&mut self, id: Token, mut buffer: Buffer, range: ByteRange) {
         let Some(transfer) = self.transfers.get(id) else { return };
         let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
-        let small = self.pipes.is_some() && range.length() < PAGES_BYTES_MIN;
+        // Only what is the last of its request, so that a read of a thousand pieces does not nest a thousand calls.
+        let small = self.pipes.is_some() && range.length() < PAGES_BYTES_MIN && range == transfer.read_rest();
         let mut cold = disc.expects_to_wait(range, small);
         if small && !cold {
             let length = range.length() as usize;
