@@ -19,6 +19,7 @@
 //! * Discs are served whether there is a brain or not (R177).
 //!
 //! * [`session`]: the task. [`lanes`], [`reported`], [`command`], [`epoch`], [`facts`]: its parts.
+//! * [`fuzz`]: what must hold whatever the brain orders.
 //! * [`status`]: what `tail-nbd status` is told. [`table`]: how it shows it to people.
 //!
 //! Deliberately absent: any decision about who may use a disc.
@@ -26,6 +27,7 @@
 pub mod command;
 pub mod epoch;
 pub mod facts;
+pub mod fuzz;
 pub mod lanes;
 pub mod reported;
 pub mod session;

@@ -354,4 +354,14 @@ proptest! {
         bytes.extend_from_slice(&tail);
         fuzz::fuzz_transmission(&bytes);
     }
+
+    #[test]
+    fn every_option_is_answered_once(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fuzz::fuzz_options(&bytes);
+    }
+
+    #[test]
+    fn every_request_is_answered(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fuzz::fuzz_requests(&bytes);
+    }
 }
