@@ -145,6 +145,10 @@ const _: () = assert!(BATCH_PARTS_MAX <= 1024);
 /// it is far below the protocol's 2^20.
 pub const EXTENTS_MAX: usize = 128;
 
+/// Extents looked up for BLOCK_STATUS in one turn of a shard, give or take one reply: a millisecond or two, so that who
+/// asks for nothing else does not keep the other discs waiting.
+pub const EXTENTS_PER_TURN_MAX: usize = 8 * EXTENTS_MAX;
+
 /// A read that is shorter than this is not looked at for holes, and shorter holes in a longer one are read, in bytes:
 /// two `lseek`s cost about a microsecond, a tenth of reading and sending as much.
 pub const SPARSE_BYTES_MIN: u64 = 32 << 10;

@@ -16,6 +16,12 @@ impl Instant {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000_000_000)))
     }
 
+    /// The first moment from this one on that is a whole number of seconds.
+    #[must_use]
+    pub fn rounded_up_to_seconds(self) -> Self {
+        Self(self.0.checked_next_multiple_of(1_000_000_000).unwrap_or(u64::MAX))
+    }
+
     /// How long after `earlier` it is; nothing when it is before.
     pub fn since(self, earlier: Self) -> core::time::Duration {
         core::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -31,6 +37,9 @@ mod tests {
         let start = Instant::default();
         assert!(start < start.plus_seconds(1));
         assert_eq!(start.plus_seconds(2), Instant::from_nanoseconds(2_000_000_000));
+        assert_eq!(start.rounded_up_to_seconds(), start);
+        assert_eq!(Instant::from_nanoseconds(1).rounded_up_to_seconds(), start.plus_seconds(1));
+        assert_eq!(Instant::from_nanoseconds(u64::MAX).rounded_up_to_seconds(), Instant::from_nanoseconds(u64::MAX));
         assert_eq!(start.plus_seconds(u64::MAX).plus_seconds(1), Instant::from_nanoseconds(u64::MAX));
     }
 }

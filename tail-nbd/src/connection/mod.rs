@@ -68,6 +68,8 @@ pub struct Connection {
     pub in_flight_count: u32,
     /// When it is cut, unless something happens before.
     pub deadline: Option<Instant>,
+    /// When it is looked at because of that.
+    pub alarm: Option<Instant>,
     /// Its disc is frozen: nothing is received, looked at or sent.
     pub held: bool,
     /// What a cancelled send has left; it comes before `filling`.
@@ -119,6 +121,7 @@ impl Connection {
             sending: false,
             in_flight_count: 0,
             deadline: None,
+            alarm: None,
             held: false,
             unsent: None,
             queued: false,

@@ -1,7 +1,7 @@
 //! A table with a fixed number of places, whose tokens go stale when a place is used again.
 
 /// Names one use of one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
     index: u32,
     generation: u32,
@@ -25,6 +25,9 @@ pub struct Slots<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
     places_max: usize,
+    /// How often a place was looked at.
+    #[cfg(test)]
+    looks_count: std::cell::Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,13 @@ impl<T> Slots<T> {
     /// A table of so many places.
     pub fn new(places_max: usize) -> Self {
         assert!(u32::try_from(places_max).is_ok(), "an index has 32 bits");
-        Self { places: Vec::with_capacity(places_max), free: Vec::with_capacity(places_max), places_max }
+        Self {
+            places: Vec::with_capacity(places_max),
+            free: Vec::with_capacity(places_max),
+            places_max,
+            #[cfg(test)]
+            looks_count: Default::default(),
+        }
     }
 
     /// Puts a value in.
@@ -61,12 +70,16 @@ impl<T> Slots<T> {
 
     /// The value of a token, if it is alive.
     pub fn get(&self, token: Token) -> Option<&T> {
+        #[cfg(test)]
+        self.looks_count.update(|count| count + 1);
         let place = self.places.get(token.index as usize)?;
         if place.generation == token.generation { place.value.as_ref() } else { None }
     }
 
     /// The value of a token, if it is alive.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        #[cfg(test)]
+        self.looks_count.update(|count| count + 1);
         let place = self.places.get_mut(token.index as usize)?;
         if place.generation == token.generation { place.value.as_mut() } else { None }
     }
@@ -101,9 +114,17 @@ impl<T> Slots<T> {
     /// All values with their tokens.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
+            #[cfg(test)]
+            self.looks_count.update(|count| count + 1);
             let token = Token { index: index as u32, generation: place.generation };
             place.value.as_ref().map(|value| (token, value))
         })
+    }
+
+    /// How often a place was looked at since the start.
+    #[cfg(test)]
+    pub fn looks_count(&self) -> u64 {
+        self.looks_count.get()
     }
 }
 

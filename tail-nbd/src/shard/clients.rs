@@ -10,8 +10,8 @@ use crate::disc::extents::{self, Run};
 use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
-    CONNECTIONS_PER_DISC_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX, PACED_CONGESTION_CONTROL,
-    TCP_USER_TIMEOUT_MS,
+    CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
+    PACED_CONGESTION_CONTROL, TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
@@ -55,19 +55,17 @@ impl Shard {
                 self.accept(token);
             }
             // The peer was gone before we looked.
-            Err(errno) if matches!(errno.0, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => self.accept(token),
-            Err(Errno(libc::ECANCELED)) => {
-                self.accept(token);
-                self.progress(token);
+            Err(errno) if matches!(errno.0, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
+                self.accept(token)
             }
-            Err(errno) => {
-                if disc.is_accepting() {
-                    tracing::warn!(disc = %disc.number, %errno, "cannot accept; the next try is in a second");
-                    self.sweep_soon();
-                }
-                self.progress(token);
+            Err(errno) if disc.is_accepting() => {
+                tracing::warn!(disc = %disc.number, %errno, "cannot accept; the next try is in a second");
+                self.look_again(token);
             }
+            Err(_) => {}
         }
+        // A disc that is being closed has waited for it, whatever the result is.
+        self.progress(token);
     }
 
     /// A new connection: it gets the greeting and a deadline, or, beyond a limit, is closed.
@@ -265,6 +263,11 @@ impl Shard {
             self.answer_nothing(token, request);
             return true;
         }
+        if matches!(request.command, Command::BlockStatus { .. }) && self.extents_count >= EXTENTS_PER_TURN_MAX {
+            connection.pending = Some(request);
+            self.wait_for_turn(token);
+            return false;
+        }
         // What needs memory gets it before anything else happens.
         let part = matches!(request.command, Command::Read { .. })
             .then(|| Self::next_part(&mut self.discs, &transfer, connection.style()));
@@ -349,6 +352,7 @@ impl Shard {
         let Some(disc) = self.discs.get(transfer.disc) else { return };
         match extents::runs(&disc.data, range, one) {
             Ok(runs) => {
+                self.extents_count += runs.len();
                 let extents: Vec<Extent> = runs.iter().map(extent).collect();
                 self.reply(connection, &request, |batch, answer| answer.write_block_status(batch.headers(), &extents));
             }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 /// A shard, and what keeps a panic inside the disc that it belongs to (safety rule 27).
 pub(crate) struct Engine {
-    shard: Shard,
+    pub(super) shard: Shard,
     work: Vec<Work>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A sync that has failed, and a disc that is out of service, must not be forgotten because the control side is
 //! slow. What does not fit into the channel waits here, at most one event of each kind for each disc, and is offered
-//! again with every sweep.
+//! again every second.
 
 use super::handle::ShardEvent;
 use std::collections::VecDeque;

@@ -131,10 +131,8 @@ impl Shard {
         for id in connections {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.held = false;
-                if connection.deadline.is_some() {
-                    self.sweep_soon();
-                }
             }
+            self.set_alarm(id);
             self.touch(id);
         }
         for id in suspended {

@@ -20,7 +20,10 @@
 //! transfer's start and end.
 
 mod access;
+mod alarms;
 mod clients;
+#[cfg(test)]
+mod crowd;
 pub mod driver;
 pub(crate) mod engine;
 mod events;

@@ -178,7 +178,7 @@ impl Shard {
         disc.state = State::Closing { reply, syncing: false, orphans };
         disc.stop_listening();
         if orphans {
-            self.sweep_soon();
+            self.look_again(token);
         }
         for connection in self.connections_of(token) {
             match (was_frozen, self.stopping.is_some()) {
@@ -210,7 +210,7 @@ impl Shard {
             State::Closing { .. } if !disc.connections.is_empty() => {}
             // Its completion comes back here.
             State::Closing { .. } if disc.accepting => {}
-            State::Closing { orphans: true, .. } if Rc::strong_count(&disc.data) > 1 => self.sweep_soon(),
+            State::Closing { orphans: true, .. } if Rc::strong_count(&disc.data) > 1 => self.look_again(token),
             State::Closing { syncing: true, .. } => {}
             State::Closing { syncing, .. } if disc.barrier.failed().is_none() => {
                 *syncing = true;

@@ -1,6 +1,7 @@
 //! The owner of everything in a shard: applies completions and keeps the invariants.
 
 use super::access::Grant;
+use super::alarms::Alarms;
 use super::events::Events;
 use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
@@ -18,7 +19,7 @@ use crate::ring::slots::{Slots, Token};
 use crate::time::Instant;
 use rustix::net::Shutdown;
 use spine::id::DiscNumber;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,7 +52,16 @@ pub(super) struct Shard {
     /// The disc that is being worked on, for the case that it panics.
     pub(super) current: Option<Token>,
     pub(super) now: Instant,
-    sweep_at: Option<Instant>,
+    /// Extents that were looked up in this turn.
+    pub(super) extents_count: usize,
+    /// Somebody waits for the next turn, and for nothing else.
+    pub(super) hurried: bool,
+    /// Of connections that have a deadline.
+    alarms: Alarms,
+    /// Discs of which something is only seen by looking.
+    again: BTreeSet<Token>,
+    /// When they are looked at.
+    again_at: Option<Instant>,
     turns_count: u64,
     /// Requests that were started in the turn that is under way.
     pub(super) requests_count: usize,
@@ -94,7 +104,11 @@ impl Shard {
             cancels_due: false,
             current: None,
             now: Instant::default(),
-            sweep_at: None,
+            extents_count: 0,
+            hurried: false,
+            alarms: Alarms::default(),
+            again: BTreeSet::new(),
+            again_at: None,
             turns_count: 0,
             requests_count: 0,
             completions_count: 0,
@@ -113,6 +127,8 @@ impl Shard {
         self.now = now;
         self.turns_count += 1;
         self.requests_count = 0;
+        self.extents_count = 0;
+        self.hurried = false;
         if self.completions_count > 0 {
             self.completions_per_turn.record(std::mem::take(&mut self.completions_count));
         }
@@ -120,7 +136,10 @@ impl Shard {
 
     /// When the driver is to take a turn though nothing happens.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        self.sweep_at
+        if self.hurried {
+            return Some(self.now);
+        }
+        self.alarms.next_at().into_iter().chain(self.again_at).min()
     }
 
     /// True when there is nothing left to do for ever.
@@ -153,8 +172,9 @@ impl Shard {
                 self.touch(connection);
             }
         }
-        if self.sweep_at.is_some_and(|at| at <= self.now) {
-            self.sweep();
+        self.look_at_deadlines();
+        if self.again_at.is_some_and(|at| at <= self.now) {
+            self.look();
         }
         work.extend(self.waiting.drain(..).map(Work::Waiter));
     }
@@ -191,6 +211,12 @@ impl Shard {
             connection.touched = true;
             self.touched.push(token);
         }
+    }
+
+    /// Has a connection go on in the next turn, which follows at once, behind those that wait already.
+    pub(super) fn wait_for_turn(&mut self, token: Token) {
+        self.hurried = true;
+        self.wait_for_buffer(token);
     }
 
     /// Puts a connection into the queue for buffers.
@@ -367,9 +393,19 @@ impl Shard {
 
     fn free(&mut self, token: Token) {
         let Some(connection) = self.connections.remove(token) else { return };
+        self.alarms.forget(token, connection.alarm);
         if let Some(disc) = self.discs.get_mut(connection.disc) {
             disc.forget_connection(token);
             self.progress(connection.disc);
+        }
+    }
+
+    /// Has the deadline of a connection, if it has one, looked at when it is due.
+    pub(super) fn set_alarm(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get_mut(token)
+            && let Some(deadline) = connection.deadline
+        {
+            self.alarms.set(token, &mut connection.alarm, deadline);
         }
     }
 
@@ -378,40 +414,48 @@ impl Shard {
         let deadline = self.now.plus_seconds(seconds);
         if let Some(connection) = self.connections.get_mut(token) {
             connection.deadline = Some(deadline);
-            self.sweep_soon();
         }
+        self.set_alarm(token);
     }
 
-    /// Has the deadlines, and what else is only seen by looking, looked at within a second.
-    pub(super) fn sweep_soon(&mut self) {
+    /// Has a disc looked at within a second: to accept again, or because its file is held by somebody who will not say
+    /// when he gives it up.
+    pub(super) fn look_again(&mut self, disc: Token) {
+        self.again.insert(disc);
+        self.look_soon();
+    }
+
+    /// Has what is only seen by looking looked at within a second.
+    pub(super) fn look_soon(&mut self) {
         let soon = self.now.plus_seconds(1);
-        self.sweep_at.get_or_insert(soon);
+        self.again_at.get_or_insert(soon);
     }
 
-    fn sweep(&mut self) {
-        self.sweep_at = None;
+    fn look(&mut self) {
+        self.again_at = None;
         if self.events.offer() {
-            self.sweep_soon();
+            self.look_soon();
         }
-        let dated: Vec<(Token, Instant)> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.held)
-            .filter_map(|(token, connection)| connection.deadline.map(|deadline| (token, deadline)))
-            .collect();
-        let now = self.now;
-        let later = dated.iter().any(|(_, deadline)| *deadline > now);
-        for (token, _) in dated.into_iter().filter(|(_, deadline)| *deadline <= now) {
-            tracing::debug!(peer = ?self.connections.get(token).map(|c| c.peer), "a client is too slow and is cut off");
-            self.cut(token);
-        }
-        if later {
-            self.sweep_soon();
-        }
-        let discs: Vec<Token> = self.discs.iter().map(|(token, _)| token).collect();
-        for disc in discs {
+        for disc in std::mem::take(&mut self.again) {
             self.progress(disc);
             self.accept(disc);
+        }
+    }
+
+    fn look_at_deadlines(&mut self) {
+        while let Some(token) = self.alarms.take_due(self.now) {
+            let Some(connection) = self.connections.get_mut(token) else { continue };
+            connection.alarm = None;
+            match connection.deadline {
+                // Its deadline rests until the disc is thawed.
+                _ if connection.held => {}
+                Some(deadline) if deadline <= self.now => {
+                    tracing::debug!(peer = %connection.peer, "a client is too slow and is cut off");
+                    self.cut(token);
+                }
+                Some(_) => self.set_alarm(token),
+                None => {}
+            }
         }
     }
 
@@ -421,7 +465,9 @@ impl Shard {
         let Some(token) = self.current.take() else { return false };
         let connections: Vec<Token> =
             self.connections.iter().filter(|(_, c)| c.disc == token).map(|(token, _)| token).collect();
-        for connection in connections.into_iter().filter_map(|token| self.connections.remove(token)) {
+        for token in connections {
+            let Some(connection) = self.connections.remove(token) else { continue };
+            self.alarms.forget(token, connection.alarm);
             let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
         }
         let transfers: Vec<Token> =
@@ -440,16 +486,16 @@ impl Shard {
         let number = disc.number;
         if let disc::State::Closing { reply, .. } = was {
             disc.state = disc::State::Closing { reply, syncing: false, orphans: true };
-            self.sweep_soon();
+            self.look_again(token);
         }
         self.tell(ShardEvent::Panicked { number, message });
         true
     }
 
-    /// Tells the control side, at the latest with one of the next sweeps.
+    /// Tells the control side, at the latest with one of the next looks.
     pub(super) fn tell(&mut self, event: ShardEvent) {
         if self.events.tell(event) {
-            self.sweep_soon();
+            self.look_soon();
         }
     }
 
