@@ -1,5 +1,6 @@
 //! `head.toml`: read once, checked once. An error names the file, the line and the field.
 
+use crate::network::range::Range;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use spine::{address::StoragePrefix, id::NodeName, limits::NAME_BYTES_MAX};
 use std::{
@@ -25,6 +26,9 @@ pub struct Config {
     /// What happens where that cannot be seen to.
     #[serde(default)]
     pub firewall: FirewallPolicy,
+    /// Private networks, or networks of the head's, that machines' CDs may come from.
+    #[serde(default)]
+    pub cdrom_allow: Vec<Range>,
     /// What has to outlive a reboot: only the answer to whether KVM works.
     pub state_dir: PathBuf,
     /// Sockets, logs and the list of running machines; gone after a reboot.
@@ -234,6 +238,7 @@ pub(crate) mod tests {
         assert_eq!(config.bridge_of(2), None);
         assert_eq!((config.accel, config.restart_policy), (Accel::Auto, RestartPolicy::Adopt));
         assert_eq!(config.firewall, FirewallPolicy::Require, "what is safe is the default");
+        assert_eq!(config.cdrom_allow, [], "what is safe is the default");
     }
 
     #[test]
@@ -246,6 +251,7 @@ pub(crate) mod tests {
             ("\"br950\"", "\"br/950\"", "br/950"),
             ("vlan = 950", "vlan = 1", "vlan 1 is there twice"),
             ("fd00:b16:0:d::/64", "fd00:b16:0:d::/48", "is not a storage prefix"),
+            ("# cdrom_allow = [", "cdrom_allow = [\"10.0.0.1/8\"] # ", "is not a network"),
             ("accel = \"auto\"", "accel = \"fast\"", "accel = \"fast\""),
             ("\"/run/bigv-head\"", "\"run\"", "must be an absolute path"),
             ("[\"[fd00:b16:0:1::1]:7770\"]", "[]", "at least one brain"),

@@ -1,17 +1,24 @@
-//! Which machine may reach which disc's address: pure (safety rule 6).
+//! What each machine's qemu may reach: pure (safety rule 6).
 //!
 //! ```text
-//!   a packet of this head ── of a machine's uid, to the storage prefix? ── no ──▶ goes
-//!                                    │ yes
-//!                     uid . address . port in the set? ── yes ──▶ goes
+//!   a packet of a machine's uid ── uid . address . port in the sets? ── yes ──▶ goes: a disc of its own
 //!                                    │ no
-//!                                 refused
+//!                        under the storage prefix? ── yes ──▶ refused: another disc
+//!                                    │ no
+//!                        port 53? ── yes ──▶ goes: the name of a CD's server
+//!                                    │ no
+//!                        in cdrom_allow? ── yes ──▶ goes: a CD that the operator allows
+//!                                    │ no
+//!                        private, or a network of the head's? ── yes ──▶ refused
+//!                                    │ no
+//!                                   goes: a CD from the Internet
 //! ```
 
-use crate::vm::spec::Disc;
+use super::range::Range;
+use crate::{config::Config, vm::spec::Disc};
 use serde_json::Value;
 use spine::address::StoragePrefix;
-use std::{collections::BTreeSet, fmt::Write, net::Ipv6Addr, ops::RangeInclusive};
+use std::{collections::BTreeSet, fmt::Write, net::IpAddr, ops::RangeInclusive};
 
 /// One machine's way to one of its discs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +26,7 @@ pub struct Permit {
     /// The machine's.
     pub uid: u32,
     /// The disc's.
-    pub address: Ipv6Addr,
+    pub address: IpAddr,
     /// The disc's, of TCP.
     pub port: u16,
 }
@@ -31,28 +38,68 @@ pub struct Fence {
     pub uids: RangeInclusive<u32>,
     /// Every address that discs can have.
     pub prefix: StoragePrefix,
+    /// Where CDs may come from, though it would be refused otherwise.
+    pub allowed: Vec<Range>,
+    /// The networks that the head itself is in.
+    pub own: BTreeSet<Range>,
 }
 
 /// What the kernel has of a fence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Its set.
+    /// Its sets.
     pub permits: BTreeSet<Permit>,
     /// Its rules' comments, in order.
     pub rules: Vec<String>,
 }
 
+/// A rule of the fence, known again by its comment.
+struct Rule {
+    chain: &'static str,
+    text: String,
+    comment: String,
+}
+
+/// Not of the Internet (the registries of RFC 6890): nothing that customers' CDs come from is there.
+const PRIVATE: [&str; 17] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",
+    // The first two contain ::, ::1 and IPv4 in disguise.
+    "::/96",
+    "::ffff:0:0/96",
+    "64:ff9b::/96",
+    "2002::/16",
+    "fc00::/7",
+    "fe80::/9",
+    "ff00::/8",
+];
+
 impl Fence {
+    /// The fence that a configuration asks for, on a head that is in these networks.
+    pub fn new(config: &Config, own: BTreeSet<Range>) -> Self {
+        let allowed = config.cdrom_allow.clone();
+        Self { uids: config.uid_range.clone(), prefix: config.storage_prefix, allowed, own }
+    }
+
     /// The table that is ours alone. Two heads can share a network namespace as long as their uids differ.
     pub fn table(&self) -> String {
         format!("bigv_head_{}", self.uids.start())
     }
 
-    /// What lets a machine reach its discs. Those outside the prefix need no permit.
+    /// What lets a machine reach its discs. A disc whose server is named, not numbered, has none: it is reached as a CD
+    /// would be.
     pub fn permits(&self, uid: u32, discs: &[Disc]) -> BTreeSet<Permit> {
         let permit = |disc: &Disc| {
-            let address: Ipv6Addr = disc.address.host.parse().ok()?;
-            self.prefix.number_of(address).map(|_| Permit { uid, address, port: disc.address.port })
+            let address = disc.address.host.parse().ok()?;
+            Some(Permit { uid, address, port: disc.address.port })
         };
         discs.iter().filter_map(permit).collect()
     }
@@ -61,7 +108,7 @@ impl Fence {
     pub fn plan(&self, desired: &BTreeSet<Permit>, observed: Option<&Observed>) -> Option<String> {
         let table = self.table();
         match observed {
-            Some(observed) if observed.rules == self.rules().map(|(_, _, comment)| comment) => {
+            Some(observed) if observed.rules.iter().eq(self.rules().iter().map(|rule| &rule.comment)) => {
                 let mut script = String::new();
                 elements(&mut script, "delete", &table, observed.permits.difference(desired));
                 elements(&mut script, "add", &table, desired.difference(&observed.permits));
@@ -76,44 +123,73 @@ impl Fence {
     fn whole(&self, desired: &BTreeSet<Permit>) -> String {
         let table = self.table();
         let mut script = format!(
-            "add table ip6 {table}\n\
-             delete table ip6 {table}\n\
-             add table ip6 {table}\n\
-             add set ip6 {table} {SET} {{ type uid . ipv6_addr . inet_service; }}\n\
-             add chain ip6 {table} machines\n\
-             add chain ip6 {table} output {{ type filter hook output priority filter; policy accept; }}\n"
+            "add table inet {table}\n\
+             delete table inet {table}\n\
+             add table inet {table}\n\
+             add set inet {table} {SET_V4} {{ type uid . ipv4_addr . inet_service; }}\n\
+             add set inet {table} {SET_V6} {{ type uid . ipv6_addr . inet_service; }}\n\
+             add chain inet {table} refuse\n\
+             add chain inet {table} machines\n\
+             add chain inet {table} output {{ type filter hook output priority filter; policy accept; }}\n"
         );
-        for (chain, rule, comment) in self.rules() {
-            let _ = writeln!(script, "add rule ip6 {table} {chain} {rule} comment \"{comment}\"");
+        for Rule { chain, text, comment } in self.rules() {
+            // Writing to a String cannot fail, here and below.
+            let _ = writeln!(script, "add rule inet {table} {chain} {text} comment \"{comment}\"");
         }
         elements(&mut script, "add", &table, desired.iter());
         script
     }
 
-    /// Chain, rule and comment. A packet without a socket, as the last ones of a process that is gone, has no
-    /// uid: the first rule does not match it.
-    fn rules(&self) -> [(&'static str, String, String); 4] {
+    /// In the order in which nft lists them: by the making of their chains. A packet without a socket, as the last ones
+    /// of a process that is gone, has no uid: the last rule does not match it.
+    fn rules(&self) -> Vec<Rule> {
+        let rule =
+            |chain, text: &str, comment: &str| Rule { chain, text: text.to_owned(), comment: comment.to_owned() };
         let (first, last) = (self.uids.start(), self.uids.end());
-        let prefix = self.prefix;
-        [
-            (
-                "output",
-                format!("meta skuid {first}-{last} ip6 daddr {prefix} jump machines"),
-                format!("machines {first}-{last} to discs {prefix}"),
+        let mut rules = vec![
+            rule("refuse", "meta l4proto tcp reject with tcp reset", "TCP"),
+            rule("refuse", "reject with icmpx type admin-prohibited", "all else"),
+            rule(
+                "machines",
+                &format!("meta skuid . ip daddr . tcp dport @{SET_V4} accept"),
+                "to a disc of its own, IPv4",
             ),
-            ("machines", format!("meta skuid . ip6 daddr . tcp dport @{SET} accept"), "to a disc of its own".into()),
-            ("machines", "reject with tcp reset".into(), "to another disc".into()),
-            ("machines", "reject with icmpv6 type admin-prohibited".into(), "to another disc, not TCP".into()),
-        ]
+            rule(
+                "machines",
+                &format!("meta skuid . ip6 daddr . tcp dport @{SET_V6} accept"),
+                "to a disc of its own, IPv6",
+            ),
+            rule(
+                "machines",
+                &format!("ip6 daddr {} goto refuse", self.prefix),
+                &format!("to another disc {}", self.prefix),
+            ),
+            rule("machines", "meta l4proto { tcp, udp } th dport 53 accept", "to a name server"),
+        ];
+        let to = |range: &Range, verdict: &str, what: &str| {
+            let family = if range.is_v4() { "ip" } else { "ip6" };
+            rule("machines", &format!("{family} daddr {range} {verdict}"), &format!("{what} {range}"))
+        };
+        rules.extend(self.allowed.iter().map(|range| to(range, "accept", "to cdrom_allow")));
+        let private = PRIVATE.map(|text| text.parse::<Range>().expect("the list is tested"));
+        rules.extend(private.iter().map(|range| to(range, "goto refuse", "to what is private")));
+        rules.extend(self.own.iter().map(|range| to(range, "goto refuse", "to a network of the head")));
+        rules.push(rule(
+            "output",
+            &format!("meta skuid {first}-{last} jump machines"),
+            &format!("machines {first}-{last}"),
+        ));
+        rules
     }
 }
 
-const SET: &str = "discs";
+const SET_V4: &str = "discs4";
+const SET_V6: &str = "discs6";
 
 fn elements<'a>(script: &mut String, verb: &str, table: &str, permits: impl Iterator<Item = &'a Permit>) {
     for Permit { uid, address, port } in permits {
-        // Writing to a String cannot fail.
-        let _ = writeln!(script, "{verb} element ip6 {table} {SET} {{ {uid} . {address} . {port} }}");
+        let set = if address.is_ipv4() { SET_V4 } else { SET_V6 };
+        let _ = writeln!(script, "{verb} element inet {table} {set} {{ {uid} . {address} . {port} }}");
     }
 }
 
@@ -133,8 +209,6 @@ impl Observed {
                 }
             }
         }
-        // nft lists chains, and so their rules, in the order they were made: `machines` comes first.
-        observed.rules.sort_by_key(|comment| !comment.starts_with("machines "));
         Some(observed)
     }
 }
@@ -153,7 +227,12 @@ mod tests {
     use serde_json::json;
 
     fn fence() -> Fence {
-        Fence { uids: 70_000..=70_999, prefix: "fd00:b16:0:d::/64".parse().unwrap() }
+        Fence {
+            uids: 70_000..=70_999,
+            prefix: "fd00:b16:0:d::/64".parse().unwrap(),
+            allowed: vec!["10.16.5.7".parse().unwrap()],
+            own: ["198.51.100.0/24".parse().unwrap()].into(),
+        }
     }
 
     fn permit(uid: u32, disc: u16) -> Permit {
@@ -163,12 +242,12 @@ mod tests {
     fn in_force(permits: impl IntoIterator<Item = Permit>) -> Observed {
         Observed {
             permits: permits.into_iter().collect(),
-            rules: fence().rules().map(|(_, _, comment)| comment).to_vec(),
+            rules: fence().rules().into_iter().map(|rule| rule.comment).collect(),
         }
     }
 
     #[test]
-    fn rule_6_only_discs_need_permits() {
+    fn rule_6_a_machine_may_reach_its_discs_wherever_they_are() {
         let disc = |address: &str| Disc {
             address: address.parse().unwrap(),
             model: crate::hypervisor::profile::DiscModel::Virtio,
@@ -182,16 +261,22 @@ mod tests {
             disc("nbd:10.0.0.1:1"),
             disc("nbd:host:1"),
         ];
-        assert_eq!(fence().permits(70_001, &discs), [permit(70_001, 8)].into());
+        let elsewhere = |address: &str, port| Permit { uid: 70_001, address: address.parse().unwrap(), port };
+        let wanted = [permit(70_001, 8), elsewhere("fd00:b16:0:e::8", 10_809), elsewhere("10.0.0.1", 1)];
+        assert_eq!(fence().permits(70_001, &discs), wanted.into());
     }
 
     #[test]
     fn rule_6_a_fence_that_is_not_there_is_made_whole() {
         let script = fence().plan(&[permit(70_001, 8)].into(), None).unwrap();
         for line in [
-            "add rule ip6 bigv_head_70000 output meta skuid 70000-70999 ip6 daddr fd00:b16:0:d::/64 jump machines ",
-            "add rule ip6 bigv_head_70000 machines reject with tcp reset ",
-            "add element ip6 bigv_head_70000 discs { 70001 . fd00:b16:0:d::8 . 10809 }",
+            "add rule inet bigv_head_70000 output meta skuid 70000-70999 jump machines ",
+            "add rule inet bigv_head_70000 machines ip6 daddr fd00:b16:0:d::/64 goto refuse ",
+            "add rule inet bigv_head_70000 machines ip daddr 10.16.5.7/32 accept ",
+            "add rule inet bigv_head_70000 machines ip daddr 10.0.0.0/8 goto refuse ",
+            "add rule inet bigv_head_70000 machines ip6 daddr fe80::/9 goto refuse ",
+            "add rule inet bigv_head_70000 machines ip daddr 198.51.100.0/24 goto refuse ",
+            "add element inet bigv_head_70000 discs6 { 70001 . fd00:b16:0:d::8 . 10809 }",
         ] {
             assert!(script.contains(line), "{script}");
         }
@@ -206,21 +291,19 @@ mod tests {
         assert_eq!(fence().plan(&observed.permits, Some(&observed)), None);
         assert_eq!(
             fence().plan(&[permit(70_001, 8), permit(70_003, 10)].into(), Some(&observed)).unwrap(),
-            "delete element ip6 bigv_head_70000 discs { 70002 . fd00:b16:0:d::9 . 10809 }\n\
-             add element ip6 bigv_head_70000 discs { 70003 . fd00:b16:0:d::a . 10809 }\n"
+            "delete element inet bigv_head_70000 discs6 { 70002 . fd00:b16:0:d::9 . 10809 }\n\
+             add element inet bigv_head_70000 discs6 { 70003 . fd00:b16:0:d::a . 10809 }\n"
         );
     }
 
     #[test]
     fn nfts_list_is_read_and_anything_else_is_not_believed() {
-        let rule = |comment: &str| json!({"rule": {"chain": "machines", "comment": comment}});
+        let rule = |rule: Rule| json!({"rule": {"chain": rule.chain, "comment": rule.comment}});
         let table = |element: Value| {
-            json!({"nftables": [
-                {"metainfo": {"version": "1.0.6"}},
-                {"set": {"name": "discs", "elem": [element]}},
-                rule("to a disc of its own"), rule("to another disc"), rule("to another disc, not TCP"),
-                rule("machines 70000-70999 to discs fd00:b16:0:d::/64"),
-            ]})
+            let mut objects =
+                vec![json!({"metainfo": {"version": "1.0.6"}}), json!({"set": {"name": "discs6", "elem": [element]}})];
+            objects.extend(fence().rules().into_iter().map(rule));
+            json!({"nftables": objects})
         };
         let good = Observed::read(&table(json!({"concat": [70_001, "fd00:b16:0:d::8", 10_809]}))).unwrap();
         assert_eq!(good, in_force([permit(70_001, 8)]));
@@ -230,6 +313,13 @@ mod tests {
             assert!(fence().plan(&BTreeSet::new(), Some(&odd)).unwrap().contains("delete table"), "{element}");
         }
         assert_eq!(Observed::read(&json!({"nftables": 1})), None);
+    }
+
+    #[test]
+    fn comments_tell_rules_apart_and_fit() {
+        let comments: Vec<String> = fence().rules().into_iter().map(|rule| rule.comment).collect();
+        assert_eq!(comments.iter().collect::<BTreeSet<_>>().len(), comments.len());
+        assert!(comments.iter().all(|comment| comment.len() < 128), "nft's own bound");
     }
 
     proptest! {

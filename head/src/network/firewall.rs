@@ -3,7 +3,10 @@
 //! What is wanted is kept here and compared with what the kernel has at every change, and now and then:
 //! another program may flush every table there is.
 
-use super::fence::{Fence, Observed, Permit};
+use super::{
+    fence::{Fence, Observed, Permit},
+    range::Range,
+};
 use crate::{
     config::{Config, FirewallPolicy},
     vm::spec::Disc,
@@ -16,6 +19,9 @@ use tokio::{io::AsyncWriteExt, process::Command, sync::Mutex, time::timeout};
 /// Why the fence is not as wanted.
 #[derive(Debug, Error)]
 pub enum FirewallError {
+    /// The kernel does not tell the head's own networks.
+    #[error("cannot learn which networks this head is in")]
+    Networks(#[source] io::Error),
     /// `nft` cannot be run.
     #[error("cannot run {0} (of the package nftables), which keeps each machine off the discs of others")]
     Run(PathBuf, #[source] io::Error),
@@ -63,7 +69,8 @@ impl Firewall {
     }
 
     async fn with_program(config: &Config, nft: PathBuf) -> Result<Self, FirewallError> {
-        let fence = Fence { uids: config.uid_range.clone(), prefix: config.storage_prefix };
+        let own = Range::of_this_machine().map_err(FirewallError::Networks)?;
+        let fence = Fence::new(config, own);
         let required = config.firewall == FirewallPolicy::Require;
         let mut firewall = Self { fence, nft, works: true, required, wanted: Mutex::default() };
         if let Err(error) = firewall.observe().await {
@@ -140,12 +147,12 @@ impl Firewall {
 
     async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
         let name = self.fence.table();
-        let tables = self.list("tables", &["-nj", "list", "tables", "ip6"]).await?;
+        let tables = self.list("tables", &["-nj", "list", "tables", "inet"]).await?;
         let rows = tables["nftables"].as_array().ok_or(FirewallError::Answer("tables"))?;
         if !rows.iter().any(|row| row["table"]["name"] == name.as_str()) {
             return Ok(None);
         }
-        let table = self.list("the table", &["-nj", "list", "table", "ip6", &name]).await?;
+        let table = self.list("the table", &["-nj", "list", "table", "inet", &name]).await?;
         Observed::read(&table).map(Some).ok_or(FirewallError::Answer("the table"))
     }
 

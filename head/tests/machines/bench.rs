@@ -98,6 +98,7 @@ impl Bench {
 brains = ["{brain}"]
 storage_address = "127.0.0.1"
 storage_prefix = "fd00:b16:0:d::/64"
+cdrom_allow = ["127.0.0.1", "fd00:b16:0:2::a"]
 state_dir = "{directory}/state"
 runtime_dir = "{directory}/run"
 accel = "tcg"

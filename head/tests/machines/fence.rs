@@ -10,11 +10,16 @@ use std::{
 
 const OWN: &str = "fd00:b16:0:d::1";
 const OTHER: &str = "fd00:b16:0:d::2";
-/// An address of this machine that no disc has.
+/// A private address that no disc has.
 const ELSEWHERE: &str = "fd00:b16:0:2::9";
+/// Another one, that CDs may come from.
+const ALLOWED: &str = "fd00:b16:0:2::a";
+/// Addresses of the Internet, in a network of the head's and elsewhere.
+const NEIGHBOUR: &str = "2001:db8:1::7";
+const FAR: &str = "2001:db8:2::7";
 
 fn addresses() {
-    for address in [OWN, OTHER, ELSEWHERE] {
+    for address in [OWN, OTHER, ELSEWHERE, ALLOWED] {
         ip(&format!("-6 addr add {address}/128 dev lo"));
     }
 }
@@ -28,9 +33,12 @@ fn nft(arguments: &str) -> String {
 /// True when a process of `uid` can connect. Its own word for it, and not the head's.
 fn reaches(uid: u32, disc: &Disc) -> bool {
     let (host, port) = (&disc.host, disc.port);
-    let script = format!("exec 3<>/dev/tcp/{host}/{port}");
+    runs(uid, &format!("exec 3<>/dev/tcp/{host}/{port}"))
+}
+
+fn runs(uid: u32, script: &str) -> bool {
     let mut program = Command::new("setpriv");
-    program.arg(format!("--reuid={uid}")).args(["--clear-groups", "timeout", "10", "bash", "-c", &script]);
+    program.arg(format!("--reuid={uid}")).args(["--clear-groups", "timeout", "10", "bash", "-c", script]);
     program.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
 }
 
@@ -40,7 +48,7 @@ fn rule_6_a_machine_reaches_its_own_discs_only() {
         addresses();
         let mut bench = Bench::new().await;
         let own = Disc::at(&bench, OWN, "k").await;
-        let (other, cd) = (Disc::at(&bench, OTHER, "cd").await, Disc::at(&bench, ELSEWHERE, "cd").await);
+        let other = Disc::at(&bench, OTHER, "cd").await;
         bench.create("1", &machine(&own)).await.expect("its own disc can be reached");
         let mut serial = bench.serial("1").await;
         guest_runs(&mut serial).await;
@@ -48,14 +56,41 @@ fn rule_6_a_machine_reaches_its_own_discs_only() {
         let url = |disc: &Disc| json!({"cdrom_url": format!("nbd://{}/cd", disc.address())});
         let refusal = bench.update("1", url(&other)).await.unwrap_err();
         assert_eq!(refusal.error, "cdrom-unreadable", "another disc is refused to qemu itself: {refusal:?}");
-        bench.update("1", url(&cd)).await.expect("only the storage prefix is fenced");
-
         assert!(reaches(FIRST_UID, &own) && !reaches(FIRST_UID, &other));
         assert!(!reaches(FIRST_UID + 5, &own), "a uid without a machine reaches no disc");
         assert!(reaches(FIRST_UID + 100, &own), "other users are not ours to fence in");
 
         bench.remove("1", "done").await.unwrap();
         assert!(!reaches(FIRST_UID, &own), "the next machine with this uid has other discs");
+    });
+}
+
+#[test]
+fn r095_a_cd_comes_from_the_internet_or_from_where_the_operator_allows() {
+    in_namespace(async || {
+        addresses();
+        ip(&format!("-6 addr add {NEIGHBOUR}/64 dev br-public nodad"));
+        let mut bench = Bench::new().await;
+        // The head does not know that it is here: to it, it is the Internet.
+        ip(&format!("-6 addr add {FAR}/128 dev lo"));
+        let own = Disc::new(&bench, "k").await;
+        bench.create("1", &machine(&own)).await.expect("a disc is reached wherever it is");
+        for (address, reached) in
+            [(ELSEWHERE, false), ("127.0.0.2", false), (NEIGHBOUR, false), (ALLOWED, true), (FAR, true)]
+        {
+            let cd = Disc::at(&bench, address, "cd").await;
+            let update = bench.update("1", json!({"cdrom_url": format!("nbd://{}/cd", cd.address())})).await;
+            assert_eq!(
+                update.map_err(|refusal| refusal.error),
+                if reached { Ok(()) } else { Err("cdrom-unreadable".into()) },
+                "{address}"
+            );
+        }
+        let name_server = std::net::TcpListener::bind("127.0.0.3:53").unwrap();
+        let port = |port| format!("exec 3<>/dev/tcp/127.0.0.3/{port}");
+        assert!(runs(FIRST_UID, &port(name_server.local_addr().unwrap().port())), "names are found");
+        let other = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+        assert!(!runs(FIRST_UID, &port(other.local_addr().unwrap().port())));
     });
 }
 
