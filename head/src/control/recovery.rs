@@ -53,16 +53,10 @@ async fn remove(host: &Host, mut lost: Lost) {
     let of_uid = ours(&(lost.uid..=lost.uid), host.files.root()).unwrap_or_default();
     let qemu = of_uid.into_iter().find_map(|(mark, uid)| Qemu::adopt(mark, uid).ok());
     clean_up(host, &lost.id, lost.uid, &mut Parts { qemu, ..Parts::default() }).await;
-    let mut last = Vec::new();
-    if lost.said.is_some() {
-        last.push(News::Destroyed(lost.id.clone(), "it ended while its task on the head had failed".into()));
-    }
-    last.push(News::Free(lost.id.clone()));
-    for news in last {
-        // The supervisor ends only after its machines' tasks, or with the process.
-        let _ = lost.news.send(news).await;
-    }
+    let reason = lost.said.is_some().then(|| "it ended while its task on the head had failed".to_owned());
     lost.orders.close();
+    // The supervisor ends only after its machines' tasks, or with the process.
+    let _ = lost.news.send(News::Gone(lost.id.clone(), reason)).await;
     while let Some(order) = lost.orders.recv().await {
         refuse(order, &lost.id, &lost.news).await;
     }

@@ -264,18 +264,13 @@ impl Supervisor {
                     apply_update(report, changes);
                 }
             }
-            News::Destroyed(id, _) => {
-                if let Some(machine) = self.machines.get_mut(id) {
-                    machine.report = None;
-                }
-            }
             News::Answer(ticket, _) => drop(self.open.remove(ticket)),
-            News::Free(id) => {
-                self.machines.remove(id);
-                self.report_memory();
-            }
+            News::Gone(id, _) => drop(self.machines.remove(id)),
         }
         self.say(&news);
+        if matches!(news, News::Gone(..)) {
+            self.report_memory();
+        }
     }
 
     fn say(&self, news: &News) {
@@ -283,9 +278,11 @@ impl Supervisor {
         match news {
             News::Created(id, report) => self.link.notify(Notice::Created(name(id), Value::Object(report.clone()))),
             News::Updated(id, changes) => self.link.notify(Notice::Updated(name(id), Value::Object(changes.clone()))),
-            News::Destroyed(id, reason) => self.link.notify(Notice::Destroyed(name(id), json!({"reason": reason}))),
+            News::Gone(id, Some(reason)) => {
+                self.link.notify(Notice::Destroyed(name(id), json!({"reason": reason})));
+            }
+            News::Gone(_, None) => {}
             News::Answer(ticket, answer) => self.link.answer(*ticket, answer.clone()),
-            News::Free(_) => {}
         }
     }
 

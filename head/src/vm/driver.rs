@@ -61,12 +61,11 @@ pub enum News {
     Created(VmId, Attributes),
     /// What may be said of it changed.
     Updated(VmId, Attributes),
-    /// It is gone.
-    Destroyed(VmId, String),
     /// A command is done.
     Answer(Ticket, Answer),
-    /// Nothing is left of the machine: its id, uid and memory are free.
-    Free(VmId),
+    /// Nothing is left of the machine: its id, uid and memory are free. With a reason when it was told of: who hears it
+    /// may create it again at once.
+    Gone(VmId, Option<String>),
 }
 
 /// The task of one machine.
@@ -147,7 +146,7 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(vm = %self.job.id, %error, "a machine did not start");
                 clean_up(&self.host, &self.job.id, self.job.uid, &mut self.parts).await;
-                self.leave(Some((ticket, Answer::No(error.refusal())))).await;
+                self.leave(None, Some((ticket, Answer::No(error.refusal())))).await;
             }
         }
     }
@@ -446,16 +445,15 @@ impl Driver {
         tracing::info!(vm = %self.job.id, reason, "a machine ended");
         self.resizes.abort_all();
         clean_up(&self.host, &self.job.id, self.job.uid, &mut self.parts).await;
-        self.tell(News::Destroyed(self.job.id.clone(), reason)).await;
         let resizing = self.resizing.take().map(|(ticket, _)| (ticket, Answer::No(gone(&self.job.id))));
-        self.leave(resizing).await;
+        self.leave(Some(reason), resizing).await;
     }
 
     /// The last words of a task whose machine is gone. It is free before anybody has an answer: the next
     /// command may be to create it again.
-    async fn leave(mut self, last: Option<(Ticket, Answer)>) {
+    async fn leave(mut self, reason: Option<String>, last: Option<(Ticket, Answer)>) {
         self.orders.close();
-        self.tell(News::Free(self.job.id.clone())).await;
+        self.tell(News::Gone(self.job.id.clone(), reason)).await;
         if let Some((ticket, answer)) = last {
             self.tell(News::Answer(ticket, answer)).await;
         }

@@ -117,6 +117,43 @@ async fn r186_a_machine_whose_task_failed_is_taken_over_again() {
 }
 
 #[tokio::test]
+async fn r056_who_hears_that_a_machine_is_gone_may_create_it_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut supervisor = head(listener.local_addr().unwrap(), directory.path()).await;
+    let mut link = accept_node(listener.accept().await.unwrap().0);
+    let brain = async {
+        said(&mut link, |said| matches!(said, NodeSaid::Hello(_)).then_some(())).await;
+        link.welcome(Welcome { spine: 1, cluster: Uuid::nil(), epoch: Epoch(1) });
+        said(&mut link, |said| matches!(said, NodeSaid::Ready).then_some(())).await;
+    };
+    let welcomed = async {
+        let event = supervisor.link.next().await;
+        supervisor.handle_event(event);
+    };
+    tokio::join!(brain, welcomed);
+    ours(&(0..=u32::MAX), directory.path())
+        .unwrap()
+        .iter()
+        .for_each(|(mark, uid)| Qemu::adopt(*mark, *uid).unwrap().kill());
+    loop {
+        let news = supervisor.news.recv().await.unwrap();
+        let gone = matches!(news, News::Gone(..));
+        supervisor.handle_news(news);
+        if gone {
+            break;
+        }
+    }
+    said(&mut link, |said| matches!(said, NodeSaid::Destroyed(..)).then_some(())).await;
+    let least = json!({"memory": "much"}).as_object().unwrap().clone();
+    link.command(Command::Create(ResourceName::Vm("17".parse().unwrap()), least));
+    let event = supervisor.link.next().await;
+    supervisor.handle_event(event);
+    let Answer::No(refusal) = answer(&mut link).await else { panic!("it makes no sense") };
+    assert_eq!(refusal.error, "bad-value", "it does not exist any more: {refusal:?}");
+}
+
+#[tokio::test]
 async fn r143_a_machine_that_ended_with_its_task_is_cleared_away() {
     let directory = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
