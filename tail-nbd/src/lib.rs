@@ -67,6 +67,8 @@ pub mod sidecar;
 #[forbid(unsafe_code)]
 mod sim;
 #[forbid(unsafe_code)]
+mod sole;
+#[forbid(unsafe_code)]
 pub mod store;
 #[forbid(unsafe_code)]
 pub mod time;

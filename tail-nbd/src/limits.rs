@@ -31,6 +31,10 @@ pub const STALL_SECONDS_MAX: u64 = 30;
 /// A connection that is closed at a request boundary gets this many seconds for its last replies.
 pub const DRAIN_SECONDS_MAX: u64 = 5;
 
+/// A client in the middle of its handshake gets this many seconds at an orderly stop to ask once more, and be told that
+/// the server is going away. The stop takes as long, when somebody just sits there.
+pub const GOODBYE_SECONDS_MAX: u64 = 1;
+
 /// Milliseconds after which TCP gives up on a peer that acknowledges nothing, or reads nothing.
 pub const TCP_USER_TIMEOUT_MS: u32 = 60_000;
 

@@ -74,6 +74,9 @@ pub enum ServerError {
     /// A pool cannot be used.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// At the end something in this program still had a share of the discs.
+    #[error("the discs were not closed in order: a part of this program still used them")]
+    StillUsed,
     /// The epoch cannot be read.
     #[error(transparent)]
     Epoch(#[from] EpochError),
@@ -82,7 +85,7 @@ pub enum ServerError {
 /// Runs a tail until `stop` is true.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start, or not stop in order.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
     let started = Instant::now();
     let _lock = daemon::lock_state_dir(&config.state_dir)?;
@@ -127,8 +130,11 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
         task.abort();
         let _ = task.await;
     }
-    store.stop(shard_events).await;
+    let stopped = store.stop(shard_events).await;
     let _ = fs::remove_file(&config.control_listen);
+    if !stopped {
+        return Err(ServerError::StillUsed);
+    }
     tracing::info!("stopped");
     Ok(())
 }

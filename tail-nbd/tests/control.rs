@@ -193,6 +193,29 @@ fn r177_a_restart_serves_from_the_sidecars_without_a_brain() {
     });
 }
 
+/// The exit code says whether the shards were stopped, and so each disc synced (rule 17).
+#[test]
+fn an_orderly_stop_closes_the_discs_whoever_is_asking() {
+    let net = Net::new();
+    net.run(|| async {
+        let mut tail = Tail::new(&net);
+        let config = fs::read_to_string(tail.config()).unwrap();
+        let metrics = "metrics_listen = \"[fd00:b16:0:2::21]:9100\"\n[[pool]]";
+        fs::write(tail.config(), config.replacen("[[pool]]", metrics, 1)).unwrap();
+        tail.start();
+        let mut brain = Brain::listen().await;
+        brain.connect().await;
+        ok(brain.create("disc.sata.7", attached(MIB, "key1")).await);
+        let socket = tail.folder.path().join("state/control.sock");
+        let operators: Vec<_> = (0..3).map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap()).collect();
+        let prometheus: Vec<_> =
+            (0..3).map(|_| std::net::TcpStream::connect("[fd00:b16:0:2::21]:9100").unwrap()).collect();
+        assert!(tail.status()["discs"].is_array(), "it is being asked");
+        tail.terminate();
+        drop((operators, prometheus));
+    });
+}
+
 #[test]
 fn a_withdrawal_cuts_a_client_off() {
     let net = Net::new();

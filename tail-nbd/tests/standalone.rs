@@ -16,7 +16,7 @@ use std::time::Instant;
 use tail_nbd::limits::NEGOTIATING_MAX;
 use tail_nbd::nbd::client::{Client, Reply};
 use tail_nbd::nbd::request::Header;
-use tail_nbd::nbd::wire::{command_type, option_type};
+use tail_nbd::nbd::wire::{command_type, option_reply, option_type};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tail-nbd");
 
@@ -266,6 +266,47 @@ fn an_ordered_stop_ends_clients_and_leaves_the_data() {
         assert!(server.process.wait().unwrap().success(), "{signal:?}");
         assert!(std::fs::read(&file).unwrap()[..2 << 20] == pattern(7, 2 << 20));
     }
+}
+
+/// A client in its handshake: asks for `option`, and gives the code of the reply.
+fn ask(socket: &mut TcpStream, client: &mut Client, option: u32) -> std::io::Result<u32> {
+    let (mut out, mut replies, mut byte) = (vec![], vec![], [0]);
+    client.write_option(&mut out, option, &[]);
+    socket.write_all(&out)?;
+    loop {
+        socket.read_exact(&mut byte)?;
+        client.handle_bytes(&byte, &mut replies).unwrap();
+        if let Some(Reply::Option { reply, .. }) = replies.pop() {
+            return Ok(reply);
+        }
+    }
+}
+
+#[test]
+fn an_ordered_stop_tells_who_is_in_the_middle_of_the_handshake() {
+    let folder = folder(&[("one", 1)]);
+    // A client that is kept from its processor for a second comes too late.
+    let told = (0..20).any(|_| {
+        let server = Server::tcp(&folder.path().join("one"));
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut client, mut flags) = (Client::new(), vec![]);
+        client.write_flags(&mut flags);
+        socket.write_all(&flags).unwrap();
+        assert_eq!(ask(&mut socket, &mut client, option_type::STRUCTURED_REPLY).unwrap(), option_reply::ACK);
+        server.signal(rustix::process::Signal::TERM);
+        // The listener goes with the signal.
+        while TcpStream::connect(server.address()).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let told =
+            ask(&mut socket, &mut client, option_type::LIST).is_ok_and(|code| code == option_reply::ERR_SHUTDOWN);
+        drop(socket);
+        let (status, log) = server.stop();
+        assert!(status.success(), "{log}");
+        told
+    });
+    assert!(told);
 }
 
 /// Asks for a path by HTTP: the head and the body of the answer.

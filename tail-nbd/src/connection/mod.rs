@@ -7,7 +7,8 @@
 //! ```
 //!
 //! * Open: requests are read and started.
-//! * Leaving: the tail stops. Requests are refused with ESHUTDOWN until all that was started is answered. A machine's
+//! * Leaving: the tail stops. Requests are refused with ESHUTDOWN until all that was started is answered, and the options
+//!   of a handshake with ERR_SHUTDOWN until the client gives up. A machine's
 //!   disc is never left so: qemu hands that error to the guest, while without an answer it asks again elsewhere;
 //! * Draining: nothing new is started; what is in flight is answered and sent.
 //! * Cut: the socket is shut down, nothing is answered; the connection stays until its last operation is over,
@@ -147,7 +148,8 @@ impl Connection {
 
     /// True when a connection that is leaving has nothing left to do.
     pub fn has_left(&self) -> bool {
-        let idle = self.input.is_none() && self.landing.is_none() && !self.is_waiting();
+        let idle =
+            self.input.is_none() && self.landing.is_none() && !self.is_waiting() && !self.server.is_negotiating();
         self.state == State::Leaving && idle && self.is_drained()
     }
 

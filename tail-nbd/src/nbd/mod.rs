@@ -17,7 +17,8 @@
 //! 3. on `Event::Request` carry the request out and answer with the functions of [`reply`]. If it is a
 //!    write, its payload comes next: the driver takes it from the bytes it has or receives it right where
 //!    it will be written from, and says so by `handle_payload`. Nothing is consumed before all is there;
-//! 4. `handle_leaving` when the server is going away: every later request is refused with ESHUTDOWN;
+//! 4. `handle_leaving` when the server is going away: every later request is refused with ESHUTDOWN, and every later
+//!    option but ABORT with ERR_SHUTDOWN;
 //! 5. after `Event::Closed` or a violation nothing comes out any more.
 //!
 //! Supported: fixed newstyle with GO, INFO, LIST, EXPORT_NAME, ABORT, STRUCTURED_REPLY, EXTENDED_HEADERS, LIST and

@@ -23,6 +23,8 @@ pub struct Negotiation {
     /// The export that `base:allocation` was chosen for.
     allocation_of: Option<String>,
     options_count: u32,
+    /// Every option from now on is refused with ERR_SHUTDOWN, but for ABORT.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub enum Refusal {
     Policy,
     /// Its address may, but there is no such name: ERR_UNKNOWN.
     Unknown,
+    /// The server is going away: ERR_SHUTDOWN.
+    Leaving,
 }
 
 /// What was agreed on.
@@ -78,7 +82,13 @@ impl Negotiation {
             style: Style::Simple,
             allocation_of: None,
             options_count: 0,
+            leaving: false,
         }
+    }
+
+    /// The server is going away: every option from now on is refused, and only ABORT carried out.
+    pub fn handle_leaving(&mut self) {
+        self.leaving = true;
     }
 
     /// Consumes a prefix of `bytes` and appends replies to `out`. While an export is awaited nothing is
@@ -172,6 +182,10 @@ impl Negotiation {
                 write_option_reply(out, option, option_reply::ERR_POLICY, b"this address may not use this disc");
                 Ok(None)
             }
+            (Err(Refusal::Leaving), _) => {
+                write_option_reply(out, option, option_reply::ERR_SHUTDOWN, GOING_AWAY);
+                Ok(None)
+            }
             // Names of exports are secrets, so there is nothing to list (safety rule 6).
             (Err(Refusal::Unknown), AskKind::List) => {
                 write_option_reply(out, option, option_reply::ACK, &[]);
@@ -263,6 +277,14 @@ impl Negotiation {
     fn handle_option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<Outcome>, Violation> {
         self.state = State::Header;
         let ack = |out: &mut Vec<u8>| write_option_reply(out, option, option_reply::ACK, &[]);
+        if self.leaving && option != option_type::ABORT {
+            if option == option_type::EXPORT_NAME {
+                // It has no error reply.
+                return Err(Violation::ExportRefused);
+            }
+            write_option_reply(out, option, option_reply::ERR_SHUTDOWN, GOING_AWAY);
+            return Ok(None);
+        }
         match ClientOption::parse(option, data) {
             // It has neither an error reply nor room in its answer for what extended headers ask for.
             Ok(ClientOption::Export(Ask { kind: AskKind::ExportName, .. })) if self.style == Style::Extended => {
@@ -311,6 +333,8 @@ impl Negotiation {
         Ok(None)
     }
 }
+
+const GOING_AWAY: &[u8] = b"the server is going away";
 
 fn write_listed(out: &mut Vec<u8>, name: &str, description: &str) {
     let mut data = u32::try_from(name.len()).expect("names are short").to_be_bytes().to_vec();

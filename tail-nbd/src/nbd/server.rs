@@ -95,11 +95,13 @@ impl Server {
         Ok(())
     }
 
-    /// The server is going away: what is under way goes on, and every later request is refused with ESHUTDOWN.
-    /// Harmless during the handshake, where it does nothing.
+    /// The server is going away: what is under way goes on, and every later request is refused with ESHUTDOWN; during
+    /// the handshake every later option with ERR_SHUTDOWN. An export that is awaited still has to be answered.
     pub fn handle_leaving(&mut self) {
-        if let Phase::Transmission(transmission) = &mut self.phase {
-            transmission.handle_leaving();
+        match &mut self.phase {
+            Phase::Negotiation(negotiation) => negotiation.handle_leaving(),
+            Phase::Transmission(transmission) => transmission.handle_leaving(),
+            Phase::Closed(_) => {}
         }
     }
 

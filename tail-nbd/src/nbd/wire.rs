@@ -98,6 +98,8 @@ pub mod option_reply {
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     /// No such export.
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
+    /// The server is going away.
+    pub const ERR_SHUTDOWN: u32 = 1 << 31 | 7;
     /// The data is too long.
     pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
     /// Extended headers are in force, and there is no way back from them.

@@ -2,7 +2,7 @@
 
 use super::exports::Exports;
 use super::listen::{Accepting, Listener};
-use crate::limits::{HANDSHAKE_SECONDS_MAX, NEGOTIATING_MAX};
+use crate::limits::{GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, NEGOTIATING_MAX};
 use crate::nbd::negotiation::Refusal;
 use crate::nbd::server::{Event, Server};
 use crate::shard::{Adopted, Shards, configure};
@@ -24,38 +24,60 @@ const PIECE_BYTES: usize = 1024;
 /// How long to wait when the system has no descriptor for a client.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets clients in until `stop` is true; then nobody listens and no handshake is under way any more.
+/// Lets clients in until `stop` is true; then nobody listens and no handshake is under way any more. Who is in one is
+/// told, if they ask something within [`GOODBYE_SECONDS_MAX`].
 pub(super) async fn run(
     listeners: Vec<Listener>,
     exports: &Arc<Exports>,
     shards: &Arc<Shards>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(NEGOTIATING_MAX));
     let mut doors = JoinSet::new();
     for listener in listeners {
-        doors.spawn(accept(listener, Arc::clone(exports), Arc::clone(shards), Arc::clone(&places)));
+        let door = Door { exports: Arc::clone(exports), shards: Arc::clone(shards), stop: stop.clone() };
+        doors.spawn(accept(listener, door, Arc::clone(&places)));
     }
-    // An error says that the sender is gone, which means the same.
-    let _ = stop.wait_for(|stop| *stop).await;
-    doors.shutdown().await;
+    while doors.join_next().await.is_some() {}
 }
 
-async fn accept(listener: Listener, exports: Arc<Exports>, shards: Arc<Shards>, places: Arc<Semaphore>) {
+/// What a client that is let in needs.
+#[derive(Clone)]
+struct Door {
+    exports: Arc<Exports>,
+    shards: Arc<Shards>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Door {
+    /// Waits for the order to stop.
+    async fn stopped(&mut self) {
+        // An error says that the sender is gone, which means the same.
+        let _ = self.stop.wait_for(|stop| *stop).await;
+    }
+}
+
+async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
-        let accepted = match &listener.socket {
-            Accepting::Tcp(listener) => listener.accept().await.map(|(stream, _)| Client::Tcp(stream)),
-            Accepting::Unix(listener) => listener.accept().await.map(|(stream, _)| Client::Unix(stream)),
+        let accepting = async {
+            match &listener.socket {
+                Accepting::Tcp(listener) => listener.accept().await.map(|(stream, _)| Client::Tcp(stream)),
+                Accepting::Unix(listener) => listener.accept().await.map(|(stream, _)| Client::Unix(stream)),
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = accepting => accepted,
+            () = door.stopped() => break,
         };
         match accepted {
             Ok(client) => {
                 // Who finds no place is closed.
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                let (exports, shards) = (Arc::clone(&exports), Arc::clone(&shards));
+                let door = door.clone();
                 clients.spawn(async move {
-                    if let Err(error) = let_in(client, &exports, &shards).await {
+                    if let Err(error) = let_in(client, &door).await {
                         tracing::debug!(%error, "a client was not let in");
                     }
                     drop(place);
@@ -67,6 +89,11 @@ async fn accept(listener: Listener, exports: Arc<Exports>, shards: Arc<Shards>, 
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+    drop(listener);
+    let goodbyes = async { while clients.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(GOODBYE_SECONDS_MAX), goodbyes).await.is_err() {
+        clients.shutdown().await;
     }
 }
 
@@ -98,21 +125,21 @@ impl Client {
 }
 
 /// The handshake of one client, and its move to a shard.
-async fn let_in(client: Client, exports: &Exports, shards: &Shards) -> io::Result<()> {
+async fn let_in(client: Client, door: &Door) -> io::Result<()> {
     let peer = match &client {
         Client::Tcp(stream) => configure(stream)?,
         Client::Unix(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
-    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(&client, exports));
+    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(&client, door));
     let Some((number, server)) = handshake.await?? else { return Ok(()) };
     let socket = client.into_socket()?;
     // The ring waits for it; a nonblocking socket would only answer EAGAIN.
     rustix::io::ioctl_fionbio(&socket, false)?;
-    shards.adopt(number, Adopted { socket, server, peer }).await.map_err(io::Error::other)
+    door.shards.adopt(number, Adopted { socket, server, peer }).await.map_err(io::Error::other)
 }
 
 /// Takes in the handshake, and not a byte more. `None` when the client leaves without an export.
-async fn negotiate(client: &Client, exports: &Exports) -> io::Result<Option<(DiscNumber, Server)>> {
+async fn negotiate(client: &Client, door: &Door) -> io::Result<Option<(DiscNumber, Server)>> {
     let mut out = Vec::new();
     let mut server = Server::new(&mut out);
     let mut wanted = None;
@@ -127,14 +154,19 @@ async fn negotiate(client: &Client, exports: &Exports) -> io::Result<Option<(Dis
         if count == 0 {
             return Ok(None);
         }
+        if *door.stop.borrow() {
+            server.handle_leaving();
+        }
         let step = server.handle_bytes(&piece[..count], &mut out);
         let consumed = step.as_ref().map_or(count, |(consumed, _)| *consumed);
         // It is there, so it does not wait.
         client.when(Interest::READABLE, |fd| Ok(recv(fd, &mut piece[..consumed], RecvFlags::empty())?)).await?;
         match step.map_err(io::Error::other)?.1 {
-            Some(Event::ExportWanted(_)) if server.is_list_wanted() => server.handle_list(exports.listed(), &mut out),
+            Some(Event::ExportWanted(_)) if server.is_list_wanted() => {
+                server.handle_list(door.exports.listed(), &mut out)
+            }
             Some(Event::ExportWanted(name)) => {
-                let found = exports.find(&name);
+                let found = door.exports.find(&name);
                 wanted = found.as_ref().map(|(number, _)| *number);
                 let answer = found.map(|(_, export)| export).ok_or(Refusal::Unknown);
                 server.handle_export(answer, &mut out).map_err(io::Error::other)?;

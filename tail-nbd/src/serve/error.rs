@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Why a stand-alone server did not start.
+/// Why a stand-alone server did not start, or not stop in order.
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The system failed.
@@ -50,6 +50,9 @@ pub enum ServeError {
     /// The shards did not start.
     #[error("cannot serve files")]
     Start(#[from] StartError),
+    /// At the end something in this program still had a share of the shards.
+    #[error("the files were not closed in order: a part of this program still used them")]
+    StillUsed,
     /// A shard refused a file.
     #[error("cannot serve a file")]
     Shard(#[from] ShardError),

@@ -33,11 +33,13 @@ use crate::disc::mode::IoMode;
 use crate::metrics::{http, text::Snapshot};
 use crate::server::notify;
 use crate::shard::{ShardConfig, ShardEvent, Shards};
+use crate::sole;
 use exports::Exports;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -80,10 +82,13 @@ impl fmt::Display for Source {
     }
 }
 
+/// How long a stop waits for what still looks at the shards.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Serves until `stop` is true.
 ///
 /// # Errors
-/// When something cannot be opened, locked, or listened on.
+/// When something cannot be opened, locked, or listened on; when it cannot stop in order.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     spine::daemon::raise_open_files();
     let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
@@ -110,9 +115,7 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     tracing::info!("stopping");
     notify("STOPPING=1");
     tasks.shutdown().await;
-    if let Some(shards) = Arc::into_inner(shards) {
-        shards.stop().await;
-    }
+    sole::take(shards, STOP_DEADLINE).await.ok_or(ServeError::StillUsed)?.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

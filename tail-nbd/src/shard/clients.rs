@@ -228,6 +228,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return };
         let decision = disc.access.decide(connection.peer, &name);
         let answer = match &decision {
+            _ if connection.state == connection::State::Leaving => Err(negotiation::Refusal::Leaving),
             Ok(_) if granted_count >= CONNECTIONS_PER_DISC_MAX => Err(negotiation::Refusal::Policy),
             Ok(_) => Ok(Export { size: disc.size, description: format!("disc {}", disc.number), read_only: false }),
             Err(Refusal::Address) => Err(negotiation::Refusal::Policy),

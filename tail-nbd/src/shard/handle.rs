@@ -3,7 +3,9 @@
 use super::access::Access;
 use super::driver;
 use crate::disc::mode::IoMode;
-use crate::limits::{DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX};
+use crate::limits::{
+    DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX,
+};
 use crate::mailbox::{self, Letter, MailboxSender};
 use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
@@ -35,6 +37,8 @@ pub struct Patience {
     pub stall_seconds: u64,
     /// For taking the last replies of a connection that is being closed, in seconds.
     pub drain_seconds: u64,
+    /// For one more option of a handshake when the shard stops, in seconds.
+    pub goodbye_seconds: u64,
 }
 
 impl Default for Patience {
@@ -43,6 +47,7 @@ impl Default for Patience {
             handshake_seconds: HANDSHAKE_SECONDS_MAX,
             stall_seconds: STALL_SECONDS_MAX,
             drain_seconds: DRAIN_SECONDS_MAX,
+            goodbye_seconds: GOODBYE_SECONDS_MAX,
         }
     }
 }

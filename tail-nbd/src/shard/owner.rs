@@ -352,15 +352,25 @@ impl Shard {
     }
 
     /// The tail stops: what the client has started is answered, and the rest refused. Who serves a machine's disc is
-    /// only drained, because an error would reach the guest.
+    /// only drained, because an error would reach the guest. Of those in their handshake strangers hold up no stop.
     pub(super) fn leave(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.state != State::Open || matches!(connection.grant, None | Some(Grant::Attachment(..))) {
+        let negotiating = connection.server.is_negotiating();
+        let told = match connection.grant {
+            Some(Grant::Attachment(..)) => false,
+            Some(_) => true,
+            None => negotiating && connection.known,
+        };
+        if connection.state != State::Open || !told {
             return self.drain(token);
         }
         connection.state = State::Leaving;
         connection.server.handle_leaving();
-        self.set_deadline(token, self.patience.drain_seconds);
+        if negotiating {
+            self.decide(token);
+        }
+        let seconds = if negotiating { self.patience.goodbye_seconds } else { self.patience.drain_seconds };
+        self.set_deadline(token, seconds);
         self.touch(token);
     }
 

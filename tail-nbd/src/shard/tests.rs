@@ -16,11 +16,19 @@ struct Peer {
 }
 
 impl Peer {
-    fn connect(address: SocketAddr) -> Self {
+    /// A client that has been greeted, and has asked for nothing yet.
+    fn greet(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (mut peer, mut out) = (Self { socket, client: Client::new() }, vec![]);
         peer.client.write_flags(&mut out);
+        peer.socket.write_all(&out).unwrap();
+        assert!(matches!(peer.next(), Some(Reply::Greeting(_))));
+        peer
+    }
+
+    fn connect(address: SocketAddr) -> Self {
+        let (mut peer, mut out) = (Self::greet(address), vec![]);
         peer.client.write_go(&mut out, option_type::GO, "", &[]);
         peer.socket.write_all(&out).unwrap();
         while !matches!(peer.next(), Some(Reply::Option { reply: option_reply::ACK, .. })) {}
@@ -36,6 +44,17 @@ impl Peer {
             self.client.handle_bytes(&byte, &mut replies).unwrap();
         }
         replies.pop()
+    }
+
+    /// Sends one option without data; the code of the reply.
+    fn option(&mut self, option: u32) -> Option<u32> {
+        let mut out = vec![];
+        self.client.write_option(&mut out, option, &[]);
+        self.socket.write_all(&out).ok()?;
+        match self.next()? {
+            Reply::Option { reply, .. } => Some(reply),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn flush(&mut self) -> Option<Reply> {
@@ -113,4 +132,29 @@ async fn rule17_a_last_sync_that_fails_is_told_also_when_nobody_asked() {
     shards.stop().await;
     assert_eq!(events.recv().await.unwrap(), told(2), "a stop forgets no failure");
     assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn at_a_stop_handshakes_are_refused_and_told_why() {
+    let config = ShardConfig { shards_count: Some(1), ..ShardConfig::default() };
+    // Time enough, however busy this machine is.
+    let patience = Patience { goodbye_seconds: 60, ..Patience::default() };
+    let (shards, _events) = Shards::start_with(config, patience).unwrap();
+    let address = open(&shards, 1).await;
+    let mut asking = Peer::greet(address);
+    assert_eq!(asking.option(option_type::STRUCTURED_REPLY), Some(option_reply::ACK));
+    let stopping = tokio::spawn(shards.stop());
+    // The listener goes with the order to stop.
+    while TcpStream::connect(address).is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(asking.option(option_type::LIST), Some(option_reply::ERR_SHUTDOWN));
+    assert_eq!(asking.option(option_type::ABORT), Some(option_reply::ACK));
+    assert!(asking.next().is_none());
+    stopping.await.unwrap();
+
+    let (shards, _events) = Shards::start(config).unwrap();
+    let mut silent = Peer::greet(open(&shards, 1).await);
+    shards.stop().await;
+    assert!(silent.next().is_none(), "who asks nothing is not waited for");
 }

@@ -53,6 +53,7 @@ use crate::{
     pool::Pool,
     shard::{ShardError, ShardEvent, Shards},
     sidecar::SidecarError,
+    sole,
 };
 use disc::{Disc, Held, Phase};
 use refusal::Refusal;
@@ -67,7 +68,7 @@ use std::{
     net::Ipv6Addr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{Notify, OwnedMutexGuard, mpsc},
@@ -225,8 +226,10 @@ impl Store {
     }
 
     /// Ends imports and closes all discs; addresses stay. Nobody else may hold the store any more, but for
-    /// what is about to end. What the last syncs tell through `shard_events` is recorded.
-    pub async fn stop(self: Arc<Self>, mut shard_events: mpsc::Receiver<ShardEvent>) {
+    /// what is about to end. What the last syncs tell through `shard_events` is recorded. False when somebody holds it
+    /// all the same: then the discs are left to the end of the process.
+    #[must_use]
+    pub async fn stop(self: Arc<Self>, mut shard_events: mpsc::Receiver<ShardEvent>) -> bool {
         let jobs = self.clone();
         if tokio::task::spawn_blocking(move || jobs.parts.jobs.stop()).await.is_err() {
             tracing::error!("stopping the jobs thread panicked");
@@ -238,13 +241,7 @@ impl Store {
             tasks.shutdown().await;
         }
         // A look at the pools cannot be cut short, and ends soon unless a filesystem hangs.
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while Arc::strong_count(&self) > 1 && Instant::now() < deadline {
-            tokio::time::sleep(STOP_PAUSE).await;
-        }
-        let Some(Self { parts, discs, .. }) = Arc::into_inner(self) else {
-            return tracing::error!("somebody still uses the store: the shards are left to the end of the process");
-        };
+        let Some(Self { parts, discs, .. }) = sole::take(self, STOP_DEADLINE).await else { return false };
         let discs = discs.into_inner().unwrap_or_else(PoisonError::into_inner);
         // It ends with the last shard.
         let recording = async {
@@ -259,6 +256,7 @@ impl Store {
             }
         };
         tokio::join!(parts.shards.stop(), recording);
+        true
     }
 
     fn find_number(&self, number: DiscNumber) -> Option<Arc<Disc>> {
@@ -366,7 +364,6 @@ const LOOKS_MAX: usize = 512;
 
 /// How long a stop waits for what still looks at the discs.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-const STOP_PAUSE: Duration = Duration::from_millis(10);
 
 /// Panics after which a disc is no longer opened again, so that a client cannot keep a tail busy with
 /// them.

@@ -310,6 +310,52 @@ fn a_server_that_leaves_finishes_what_is_under_way_and_refuses_the_rest() {
     }
 }
 
+#[test]
+fn a_server_that_leaves_refuses_options_and_says_why() {
+    let mut client = Client::new();
+    let (mut before, mut after) = (vec![], vec![]);
+    client.write_flags(&mut before);
+    client.write_option(&mut before, option_type::STRUCTURED_REPLY, &[]);
+    for option in [option_type::LIST, 99] {
+        client.write_option(&mut after, option, &[]);
+    }
+    client.write_go(&mut after, option_type::GO, "key", &[]);
+    client.write_option(&mut after, option_type::ABORT, &[]);
+    let mut driver = Driver::new();
+    driver.feed(&before);
+    driver.server.handle_leaving();
+    driver.feed(&after);
+    let mut replies = vec![];
+    client.handle_bytes(&driver.out, &mut replies).unwrap();
+    let codes = replies.iter().filter_map(|reply| match reply {
+        Reply::Option { reply, .. } => Some(*reply),
+        _ => None,
+    });
+    let (ack, late) = (option_reply::ACK, option_reply::ERR_SHUTDOWN);
+    assert_eq!(codes.collect::<Vec<_>>(), [ack, late, late, late, ack]);
+    assert!(driver.closed && driver.server.agreement().is_none());
+
+    let mut driver = Driver::new();
+    driver.feed(&before);
+    driver.server.handle_leaving();
+    let mut name = vec![];
+    Client::new().write_option(&mut name, option_type::EXPORT_NAME, b"key");
+    driver.feed(&name);
+    assert!(driver.closed && driver.server.agreement().is_none(), "EXPORT_NAME has no error reply");
+
+    let mut driver = Driver::new();
+    let mut asked = vec![];
+    let mut client = Client::new();
+    client.write_flags(&mut asked);
+    client.write_go(&mut asked, option_type::GO, "key", &[]);
+    assert!(matches!(driver.server.handle_bytes(&asked, &mut driver.out), Ok((_, Some(Event::ExportWanted(_))))));
+    driver.server.handle_leaving();
+    driver.server.handle_export(Err(Refusal::Leaving), &mut driver.out).unwrap();
+    let mut replies = vec![];
+    client.handle_bytes(&driver.out, &mut replies).unwrap();
+    assert!(matches!(replies.last(), Some(Reply::Option { reply: option_reply::ERR_SHUTDOWN, .. })), "{replies:?}");
+}
+
 proptest! {
     #[test]
     fn random_cuts_change_nothing(cuts in proptest::collection::vec(0usize..600, 0..12), style in 0usize..3) {
