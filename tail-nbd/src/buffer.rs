@@ -9,6 +9,8 @@
 //! A buffer is never cloned and made nowhere else, so whoever has it is the only one who can name its
 //! bytes; giving it to the kernel means moving it into the table of operations in flight.
 
+use crate::memory::WHOLE_BYTES;
+use crate::whole::Whole;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,7 +29,15 @@ pub struct Pool {
 struct Class {
     bytes: usize,
     total: usize,
-    free: RefCell<Vec<&'static mut [u8]>>,
+    shelf: Shelf,
+}
+
+/// Where the buffers of a class are while nobody has them.
+#[derive(Debug)]
+enum Shelf {
+    Own(RefCell<Vec<&'static mut [u8]>>),
+    /// All shards have a share in the one buffer of this size.
+    Shared(Whole),
 }
 
 /// One piece of memory, which goes back to its pool when it is dropped.
@@ -61,6 +71,19 @@ impl Pool {
         Self { classes: classes.iter().map(|&(bytes, count)| Rc::new(Class::new(bytes, count))).collect() }
     }
 
+    /// As [`Pool::new`], with a largest class that other pools have a share in.
+    pub fn with_whole(classes: &[(usize, usize)], whole: Whole) -> Self {
+        let mut pool = Self::new(classes);
+        pool.classes.push(Rc::new(Class { bytes: WHOLE_BYTES, total: 1, shelf: Shelf::Shared(whole) }));
+        pool
+    }
+
+    /// Bytes of all buffers that are its own.
+    pub fn own_bytes(&self) -> usize {
+        let own = self.classes.iter().filter(|class| matches!(class.shelf, Shelf::Own(_)));
+        own.map(|class| class.bytes * class.total).sum()
+    }
+
     /// A buffer of at least `bytes` from the smallest class that fits. `None` when that class has none
     /// left: taking a larger one would let small requests use up the large buffers.
     ///
@@ -76,24 +99,50 @@ impl Pool {
     /// As [`Pool::take`], for nobody in particular.
     pub fn take_free(&self, bytes: usize) -> Option<Buffer> {
         let class = self.classes.iter().find(|class| class.bytes >= bytes).expect("no class is that large");
-        let memory = class.free.borrow_mut().pop()?;
+        let memory = class.take()?;
         Some(Buffer { memory: Some(memory), class: Rc::clone(class), holder: None })
     }
 
     /// Buffers that are not in the pool now.
     pub fn taken_count(&self) -> usize {
-        self.classes.iter().map(|class| class.total - class.free.borrow().len()).sum()
+        self.classes.iter().map(|class| class.taken_count()).sum()
     }
 }
 
 impl Class {
     fn new(bytes: usize, total: usize) -> Self {
         assert!(bytes.is_multiple_of(ALIGNMENT) && bytes > 0, "a class of {bytes} bytes is not aligned");
-        let memory = vec![0u8; bytes * total + ALIGNMENT].leak();
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        let free = memory[start..].chunks_exact_mut(bytes).take(total).collect();
-        Self { bytes, total, free: RefCell::new(free) }
+        let free = aligned(bytes * total).chunks_exact_mut(bytes).collect();
+        Self { bytes, total, shelf: Shelf::Own(RefCell::new(free)) }
     }
+
+    fn take(&self) -> Option<&'static mut [u8]> {
+        match &self.shelf {
+            Shelf::Own(free) => free.borrow_mut().pop(),
+            Shelf::Shared(whole) => whole.take(),
+        }
+    }
+
+    fn give_back(&self, memory: &'static mut [u8]) {
+        match &self.shelf {
+            Shelf::Own(free) => free.borrow_mut().push(memory),
+            Shelf::Shared(whole) => whole.give_back(memory),
+        }
+    }
+
+    fn taken_count(&self) -> usize {
+        match &self.shelf {
+            Shelf::Own(free) => self.total - free.borrow().len(),
+            Shelf::Shared(whole) => usize::from(whole.is_taken()),
+        }
+    }
+}
+
+/// Memory that begins at a page, and stays with the process. The kernel gives it pages when it is used.
+pub(crate) fn aligned(bytes: usize) -> &'static mut [u8] {
+    let memory = vec![0u8; bytes + ALIGNMENT].leak();
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    &mut memory[start..start + bytes]
 }
 
 impl Buffer {
@@ -119,7 +168,7 @@ impl Drop for Buffer {
             held_bytes.set(held_bytes.get() - self.class.bytes);
         }
         if let Some(memory) = self.memory.take() {
-            self.class.free.borrow_mut().push(memory);
+            self.class.give_back(memory);
         }
     }
 }
@@ -150,6 +199,17 @@ mod tests {
         drop(second);
         drop(first);
         assert_eq!(pool.take_free(1).unwrap().bytes().as_ptr(), hot);
+    }
+
+    #[test]
+    fn the_whole_buffer_is_lent_to_one_pool_at_a_time() {
+        let whole = Whole::new();
+        let (one, two) = (Pool::with_whole(&[(4096, 1)], whole.clone()), Pool::with_whole(&[(4096, 1)], whole));
+        let lent = one.take_free(5000).unwrap();
+        assert_eq!((lent.capacity(), one.own_bytes()), (WHOLE_BYTES, 4096));
+        assert!(two.take_free(5000).is_none() && one.take_free(5000).is_none() && two.take_free(1).is_some());
+        drop(lent);
+        assert_eq!(two.take_free(5000).unwrap().bytes().as_ptr().align_offset(ALIGNMENT), 0);
     }
 
     #[test]

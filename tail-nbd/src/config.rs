@@ -4,6 +4,7 @@
 
 use crate::disc::mode::IoMode;
 use crate::limits::SHARDS_MAX;
+use crate::memory::Memory;
 use crate::ring::probe::Mask;
 use serde::Deserialize;
 use spine::{
@@ -26,6 +27,8 @@ const BRAINS_MAX: usize = 16;
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Longest path of a unix socket: `sun_path` less the final NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Most memory of one kind, in MiB: a mistyped number must not be believed.
+const MEMORY_MIB_MAX: usize = 1 << 20;
 /// Longest configuration file in bytes: hundreds of times what 64 pools need.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -51,6 +54,9 @@ pub struct Config {
     pub images_dir: PathBuf,
     /// Threads that serve discs; none: one a core.
     pub shards_count: Option<usize>,
+    /// Memory for requests; none: what so many shards get when nobody says. Whether it is enough shows when the number of
+    /// shards is known.
+    pub memory: Option<Memory>,
     /// Which features of the kernel are left alone. It is not in the file.
     pub mask: Mask,
     /// The unix socket that `tail-nbd status` asks.
@@ -139,8 +145,16 @@ struct RawConfig {
     shards: Option<Spanned<usize>>,
     control_listen: Option<Spanned<PathBuf>>,
     metrics_listen: Option<SocketAddr>,
+    memory: Option<RawMemory>,
     #[serde(default)]
     pool: Vec<RawPool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMemory {
+    receive_mib: Spanned<usize>,
+    data_mib: Spanned<usize>,
 }
 
 #[derive(Deserialize)]
@@ -196,12 +210,19 @@ impl Config {
             spine_address: raw.spine_address,
             images_dir: raw.images_dir.into_inner(),
             shards_count: raw.shards.map(Spanned::into_inner),
+            memory: raw.memory.map(RawMemory::into_memory),
             mask: Mask::default(),
             control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
             metrics_listen: raw.metrics_listen,
             state_dir,
             pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
         })
+    }
+}
+
+impl RawMemory {
+    fn into_memory(self) -> Memory {
+        Memory { receive_mib: self.receive_mib.into_inner(), data_mib: self.data_mib.into_inner() }
     }
 }
 
@@ -264,6 +285,10 @@ impl Source<'_> {
         {
             return Err(self.refuse(shards, "shards", format!("it must be 1 to {SHARDS_MAX}")));
         }
+        if let Some(RawMemory { receive_mib, data_mib }) = &raw.memory {
+            self.check_memory(receive_mib, "memory.receive_mib")?;
+            self.check_memory(data_mib, "memory.data_mib")?;
+        }
         self.check_absolute(&raw.state_dir, "state_dir")?;
         self.check_folder(&raw.images_dir, "images_dir")?;
         let default = raw.state_dir.get_ref().join("control.sock");
@@ -306,6 +331,13 @@ impl Source<'_> {
             }
         }
         Ok(())
+    }
+
+    fn check_memory(&self, mib: &Spanned<usize>, field: &'static str) -> Result<(), ConfigError> {
+        if (1..=MEMORY_MIB_MAX).contains(mib.get_ref()) {
+            return Ok(());
+        }
+        Err(self.refuse(mib, field, format!("it must be 1 to {MEMORY_MIB_MAX}")))
     }
 
     fn check_absolute(&self, path: &Spanned<PathBuf>, field: &'static str) -> Result<(), ConfigError> {
@@ -360,7 +392,7 @@ note = "RAID10"
         assert_eq!(config.name.as_str(), "tail1");
         assert_eq!(config.pools[0].grade.as_str(), "sata");
         assert_eq!((config.pools[0].sidecars, config.pools[0].io), (SidecarPlace::Pool, IoMode::Cached));
-        assert_eq!(config.control_listen, Path::new("/tmp/control.sock"));
+        assert_eq!((config.control_listen.as_path(), config.memory), (Path::new("/tmp/control.sock"), None));
     }
 
     #[test]
@@ -372,11 +404,13 @@ note = "RAID10"
         }
         let config = Config::parse(Path::new("example.toml"), &text).unwrap();
         assert_eq!(config.pools.iter().map(|pool| pool.io).collect::<Vec<_>>(), [IoMode::Cached, IoMode::Copied]);
+        let shards_count = config.shards_count.unwrap_or(2);
+        assert_eq!(config.memory, Some(Memory::default_for(shards_count)), "it shows what is the default");
     }
 
     #[test]
     fn refusals_name_file_line_and_field() {
-        let cases: [(&str, &str, &[&str]); 15] = [
+        let cases: [(&str, &str, &[&str]); 17] = [
             ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),
             ("shards = 2", "shard = 2", &["/etc/tail.toml:8:", "unknown field `shard`"]),
             ("shards = 2", "shards = 0", &["/etc/tail.toml:8:", "shards"]),
@@ -391,6 +425,12 @@ note = "RAID10"
             ("path = \"/tmp\"", "path = \"/no/such\"", &["/etc/tail.toml:13:", "pool.path", "/no/such"]),
             ("grade = \"sata\"", "grade = \"sata\"\nspeed = 1", &["/etc/tail.toml:13:", "unknown field `speed`"]),
             ("grade = \"sata\"", "grade = \"sata\"\nio = \"fast\"", &["/etc/tail.toml:13:", "fast", "`cached`"]),
+            (
+                "shards = 2",
+                "[memory]\nreceive_mib = 0\ndata_mib = 240",
+                &["/etc/tail.toml:9:", "memory.receive_mib", "1 to"],
+            ),
+            ("shards = 2", "[memory]\ndata_mib = 240", &["/etc/tail.toml:8:", "missing field `receive_mib`"]),
             ("grade = \"sata\"\n", "", &["/etc/tail.toml:10:", "missing field `grade`"]),
         ];
         for (from, to, wanted) in cases {

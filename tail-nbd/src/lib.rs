@@ -47,6 +47,8 @@ pub mod limits;
 #[forbid(unsafe_code)]
 pub mod mailbox;
 #[forbid(unsafe_code)]
+pub mod memory;
+#[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]
 pub mod migration;
@@ -74,3 +76,5 @@ pub mod store;
 pub mod time;
 #[forbid(unsafe_code)]
 pub mod tls;
+#[forbid(unsafe_code)]
+pub mod whole;

@@ -89,13 +89,10 @@ pub const COMPLETIONS_MAX: u32 = 4096;
 /// Bytes of one receive buffer: 15 writes of 4 KiB, or two thousand reads, in one system call.
 pub const RECEIVE_BYTES: usize = 64 << 10;
 
-/// Receive buffers. A connection holds one only while it has unread requests.
-pub const RECEIVE_BUFFERS: usize = 128;
-
-/// Receive buffers offered to the kernel at once. It uses them in turn, so few stay in the cache.
+/// Receive buffers offered to the kernel at once, if there are so many (`memory.rs`). It uses them in turn, so few stay in the cache.
 pub const RECEIVE_OFFERED_MAX: u16 = 16;
 
-const _: () = assert!(RECEIVE_OFFERED_MAX.is_power_of_two() && (RECEIVE_OFFERED_MAX as usize) < RECEIVE_BUFFERS);
+const _: () = assert!(RECEIVE_OFFERED_MAX.is_power_of_two());
 
 /// After a large write this many bytes are received in search of the next request, in bytes: what comes
 /// behind its header is copied once more, so it should be little.
@@ -104,17 +101,15 @@ pub const RECEIVE_AFTER_LARGE_BYTES: u32 = 512;
 /// A write from this length on counts as large, in bytes.
 pub const LARGE_WRITE_BYTES: u64 = 32 << 10;
 
-/// Sizes and counts of the data buffers: the common small requests, the ranges that tools copy by, the piece
-/// that longer ones are cut into, and one for a reply that must be whole.
-pub const DATA_BUFFERS: [(usize, usize); 5] =
-    [(8 << 10, 4096), (64 << 10, 256), (256 << 10, 128), (PIECE_BYTES, 32), (PAYLOAD_BYTES_MAX as usize, 1)];
-
 /// Requests that may be cut are worked on in pieces of this many bytes (safety rule 25).
 pub const PIECE_BYTES: usize = 1 << 20;
 
 /// A disc whose connections have this many bytes of data buffers gets no more, so that clients that do not
 /// read their replies starve no other disc. A disc that has none always gets one.
 pub const HELD_BYTES_MAX: usize = 8 << 20;
+
+/// … nor has one disc more than this part of its shard's memory.
+pub const HELD_PART_MAX: usize = 8;
 
 /// A READ of at least this many bytes is answered with the pages of the file themselves, if they are in the page cache:
 /// below it the copy is cheaper than the calls. In bytes.

@@ -159,7 +159,8 @@ async fn start_store(config: &Config) -> Result<(Arc<Store>, mpsc::Receiver<Shar
     });
     let pools: BTreeMap<_, _> = pools.collect::<Result<_, PoolError>>()?;
     let scan = Scan::read(&pools, config.storage_prefix)?;
-    let (shards, shard_events) = Shards::start(ShardConfig { shards_count: config.shards_count, mask: config.mask })?;
+    let (shards, shard_events) =
+        Shards::start(ShardConfig { shards_count: config.shards_count, mask: config.mask, memory: config.memory })?;
     let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
     let keeper = KeeperConfig { interface: config.storage_interface.clone(), prefix: config.storage_prefix };
     let changed = Arc::new(Changed::default());

@@ -241,6 +241,8 @@ impl Source {
     fn limits(&self) -> BTreeMap<String, u64> {
         let limits = [
             ("open_files_max", self.open_files_max),
+            ("receive_mib", self.store.shards().memory().receive_mib as u64),
+            ("data_mib", self.store.shards().memory().data_mib as u64),
             ("resources_max", spine::limits::RESOURCES_MAX as u64),
             ("disc_bytes_max", crate::sidecar::record::DISC_BYTES_MAX),
             ("attachments_max", change::ATTACHMENTS_MAX as u64),

@@ -24,8 +24,8 @@ use crate::buffer::{ALIGNMENT, Buffer, Pool};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{
-    BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX,
-    SPARE_BATCHES_MAX, SUBMISSIONS_MAX, WINDOW_BYTES, WORKERS_MAX,
+    BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX, SPARE_BATCHES_MAX,
+    SUBMISSIONS_MAX, WINDOW_BYTES, WORKERS_MAX,
 };
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -92,11 +92,11 @@ struct ReceiveBuffers {
 }
 
 impl Ring {
-    /// Sets a ring up for this thread, and checks that the kernel has what is needed.
+    /// Sets a ring up for this thread, with so many receive buffers, and checks that the kernel has what is needed.
     ///
     /// # Errors
     /// With the first thing that is missing.
-    pub fn new(mask: Mask) -> Result<Self, ProbeError> {
+    pub fn new(mask: Mask, receive_buffers_count: usize) -> Result<Self, ProbeError> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -109,7 +109,7 @@ impl Ring {
         let features = probe(&uring, mask)?;
         // The first number is for files, and none for sockets leaves theirs as it is.
         uring.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, 0]).map_err(ProbeError::Workers)?;
-        let receive = ReceiveBuffers::register(&uring).map_err(ProbeError::Buffers)?;
+        let receive = ReceiveBuffers::register(&uring, receive_buffers_count).map_err(ProbeError::Buffers)?;
         Ok(Self {
             uring,
             flights: ManuallyDrop::new(Slots::new(SLOTS_MAX)),
@@ -350,7 +350,7 @@ impl Drop for Window {
 }
 
 impl ReceiveBuffers {
-    fn register(uring: &IoUring) -> io::Result<Self> {
+    fn register(uring: &IoUring, buffers_count: usize) -> io::Result<Self> {
         let bytes = usize::from(RECEIVE_OFFERED_MAX) * size_of::<BufRingEntry>();
         let memory = vec![0u8; bytes + ALIGNMENT].leak();
         let start = memory.as_ptr().align_offset(ALIGNMENT);
@@ -361,7 +361,7 @@ impl ReceiveBuffers {
             uring.submitter().register_buf_ring_with_flags(entries as u64, RECEIVE_OFFERED_MAX, RECEIVE_GROUP, 0)?;
         }
         Ok(Self {
-            pool: Pool::new(&[(RECEIVE_BYTES, RECEIVE_BUFFERS)]),
+            pool: Pool::new(&[(RECEIVE_BYTES, buffers_count)]),
             entries,
             tail: 0,
             offered: ManuallyDrop::new((0..RECEIVE_OFFERED_MAX).map(|_| None).collect()),

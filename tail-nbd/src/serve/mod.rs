@@ -93,7 +93,8 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     spine::daemon::raise_open_files();
     let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
     let listeners = listen::open(&config.listen)?;
-    let (shards, events) = Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask })?;
+    let (shards, events) =
+        Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask, memory: None })?;
     let shards = Arc::new(shards);
     for disc in exports.discs() {
         shards.open(disc?).await?;

@@ -11,7 +11,7 @@ use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
-    PACED_CONGESTION_CONTROL, TCP_USER_TIMEOUT_MS,
+    PACED_CONGESTION_CONTROL, PIECE_BYTES, TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
@@ -281,6 +281,7 @@ impl Shard {
         if short_of_memory || self.transfers.is_full() {
             connection.pending = Some(request);
             self.wait_for_buffer(token);
+            self.look_for_whole_soon(bytes);
             return false;
         }
         connection.after_large =
@@ -366,8 +367,16 @@ impl Shard {
         self.finish(id);
     }
 
-    /// Has a READ wait for a buffer for its next piece.
-    pub(super) fn queue_read(&mut self, id: Token) {
+    /// The one buffer for long replies may come back from another shard, which tells nobody.
+    fn look_for_whole_soon(&mut self, bytes: usize) {
+        if bytes > PIECE_BYTES {
+            self.look_soon();
+        }
+    }
+
+    /// Has a READ wait for a buffer of so many bytes for its next piece.
+    pub(super) fn queue_read(&mut self, id: Token, bytes: usize) {
+        self.look_for_whole_soon(bytes);
         self.waiting.push_back(Waiter::Transfer(id));
     }
 }

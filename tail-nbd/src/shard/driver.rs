@@ -4,13 +4,14 @@ use super::engine::Engine;
 use super::handle::{Patience, ShardEvent, StartError};
 use super::linger::Linger;
 use crate::buffer::Pool;
-use crate::limits::DATA_BUFFERS;
 use crate::mailbox::{MailboxReceiver, Post};
+use crate::memory::Share;
 use crate::ring::op::{Completion, Handle, Op, Owner};
 use crate::ring::pipe::Pipes;
 use crate::ring::probe::Mask;
 use crate::ring::uring::Ring;
 use crate::time::Instant;
+use crate::whole::Whole;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::rc::Rc;
@@ -32,18 +33,19 @@ pub(super) fn spawn(
     events: mpsc::Sender<ShardEvent>,
     patience: Patience,
     mask: Mask,
+    (share, whole): (Share, Whole),
 ) -> Result<(JoinHandle<()>, String), StartError> {
     let os = |what| move |source| StartError::Os { shard, what, source };
     let wake = mailbox.wake_fd().map_err(os("cannot share its eventfd"))?;
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let run = move || {
         pin(shard, core);
-        let ring = match Ring::new(mask) {
+        let ring = match Ring::new(mask, share.receive_buffers_count) {
             Ok(ring) => ring,
             Err(error) => return drop(sender.send(Err(error))),
         };
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
-            let mut engine = Engine::new(events, patience, Pool::new(&DATA_BUFFERS));
+            let mut engine = Engine::new(events, patience, Pool::with_whole(&share.data_buffers, whole));
             engine.use_pipes(Pipes::default());
             let (wake, linger, start) = (Rc::new(wake), Linger::default(), std::time::Instant::now());
             Driver { ring, engine, mailbox, wake, linger, start }.run();

@@ -7,9 +7,11 @@ use crate::limits::{
     DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX,
 };
 use crate::mailbox::{self, Letter, MailboxSender};
+use crate::memory::{Memory, TooLittle};
 use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
 use crate::ring::probe::{Mask, ProbeError};
+use crate::whole::Whole;
 use spine::id::DiscNumber;
 use std::fs::File;
 use std::io;
@@ -26,6 +28,8 @@ pub struct ShardConfig {
     pub shards_count: Option<usize>,
     /// Which features of the kernel are left alone.
     pub mask: Mask,
+    /// Memory for requests; `None` is [`Memory::default_for`] so many shards.
+    pub memory: Option<Memory>,
 }
 
 /// How long clients may take. The default is what `limits.rs` says.
@@ -124,6 +128,9 @@ pub enum StartError {
     /// The kernel lacks something that is required.
     #[error("this kernel cannot run tail-nbd")]
     Probe(#[from] ProbeError),
+    /// There is not enough memory for the shards.
+    #[error(transparent)]
+    Memory(#[from] TooLittle),
     /// A thread or a descriptor was not to be had.
     #[error("shard {shard}: {what}")]
     Os {
@@ -231,6 +238,7 @@ pub struct ShardStatus {
 pub struct Shards {
     shards: Vec<Running>,
     features: String,
+    memory: Memory,
 }
 
 #[derive(Debug)]
@@ -244,7 +252,7 @@ impl Shards {
     /// second value is where the shards say what nobody asked (the receiver may be dropped).
     ///
     /// # Errors
-    /// When the kernel lacks a required feature (the error names it), or a thread cannot be had.
+    /// When the kernel lacks a required feature (the error names it), the memory is too little, or a thread cannot be had.
     pub fn start(config: ShardConfig) -> Result<(Self, mpsc::Receiver<ShardEvent>), StartError> {
         Self::start_with(config, Patience::default())
     }
@@ -259,6 +267,8 @@ impl Shards {
     ) -> Result<(Self, mpsc::Receiver<ShardEvent>), StartError> {
         let cores = driver::allowed_cores();
         let shards_count = config.shards_count.unwrap_or(cores.len()).max(1);
+        let memory = config.memory.unwrap_or_else(|| Memory::default_for(shards_count));
+        let (share, whole) = (memory.share(shards_count)?, Whole::new());
         let (events, receiver) = mpsc::channel(SHARD_EVENTS_MAX);
         let mut shards = Vec::with_capacity(shards_count);
         let mut features = String::new();
@@ -266,16 +276,22 @@ impl Shards {
             let os = |what| move |source| StartError::Os { shard, what, source };
             let (mailbox, receiver) = mailbox::mailbox().map_err(os("cannot make its eventfd"))?;
             let core = cores.get(shard % cores.len().max(1)).copied();
-            let (thread, found) = driver::spawn(shard, core, receiver, events.clone(), patience, config.mask)?;
+            let (thread, found) =
+                driver::spawn(shard, core, receiver, events.clone(), patience, config.mask, (share, whole.clone()))?;
             features = found;
             shards.push(Running { mailbox, thread });
         }
-        Ok((Self { shards, features }, receiver))
+        Ok((Self { shards, features, memory }, receiver))
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
         self.shards.len()
+    }
+
+    /// The memory that they have.
+    pub fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// What the probe found, as a line for the log and for `tail-nbd status`.

@@ -7,7 +7,7 @@ use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
-use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
+use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
 use crate::mailbox::Reply;
 use crate::metrics::Histogram;
 use crate::nbd::reply::Answer;
@@ -30,6 +30,8 @@ pub(super) struct Shard {
     pub(super) connections: Slots<Connection>,
     pub(super) transfers: Slots<Transfer>,
     pub(super) pool: Pool,
+    /// What one disc may have of it, in bytes.
+    held_bytes_max: usize,
     /// For replies without a copy; `None` copies always.
     pub(super) pipes: Option<Pipes>,
     /// Batches that nobody uses now.
@@ -92,6 +94,7 @@ impl Shard {
             numbers: HashMap::new(),
             connections: Slots::new(CONNECTIONS_MAX),
             transfers: Slots::new(TRANSFERS_MAX),
+            held_bytes_max: HELD_BYTES_MAX.min(pool.own_bytes() / HELD_PART_MAX),
             pool,
             pipes: None,
             batches: Vec::new(),
@@ -263,7 +266,7 @@ impl Shard {
     pub(super) fn take_buffer(&self, disc: Token, bytes: usize) -> Option<Buffer> {
         let holder = &self.discs.get(disc)?.holder;
         let held_bytes = holder.held_bytes();
-        if held_bytes > 0 && held_bytes + bytes > HELD_BYTES_MAX { None } else { self.pool.take(bytes, holder) }
+        if held_bytes > 0 && held_bytes + bytes > self.held_bytes_max { None } else { self.pool.take(bytes, holder) }
     }
 
     /// A batch to fill.

@@ -100,7 +100,7 @@ impl Shard {
             if !hole {
                 return match self.take_buffer(disc, range.length() as usize) {
                     Some(buffer) => self.submit_read(id, buffer, range),
-                    None => self.queue_read(id),
+                    None => self.queue_read(id, range.length() as usize),
                 };
             }
             if self.skip_hole(id, range) {

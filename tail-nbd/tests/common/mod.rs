@@ -44,7 +44,7 @@ impl Tail {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // Rule 28: all of these tests hold with what an older kernel has.
         let mask = std::env::var("TAIL_NBD_FEATURES").map_or(Mask::default(), |text| text.parse().unwrap());
-        let config = ShardConfig { shards_count: Some(shards_count), mask };
+        let config = ShardConfig { shards_count: Some(shards_count), mask, memory: None };
         let (shards, events) = Shards::start_with(config, patience).unwrap();
         // The build's directory, not /tmp: it is a real file system with holes and fallocate.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
