@@ -1,7 +1,10 @@
 //! Offsets and lengths of a disc. The only range check of the data plane is here.
 
+use serde::{Deserialize, Serialize};
+
 /// How large a disc is, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct DiscSize(u64);
 
 /// Bytes of a disc that are known to be inside it.
@@ -28,6 +31,20 @@ impl DiscSize {
     /// `length` bytes at `offset`, if all of them are inside the disc.
     pub fn range(self, offset: u64, length: u64) -> Option<ByteRange> {
         (offset.checked_add(length)? <= self.0).then_some(ByteRange { offset, length })
+    }
+}
+
+impl TryFrom<u64> for DiscSize {
+    type Error = &'static str;
+
+    fn try_from(bytes: u64) -> Result<Self, Self::Error> {
+        Self::from_bytes(bytes).ok_or("no file can be that large")
+    }
+}
+
+impl From<DiscSize> for u64 {
+    fn from(size: DiscSize) -> Self {
+        size.bytes()
     }
 }
 

@@ -11,20 +11,37 @@ use std::rc::Rc;
 /// Bytes that were received and not looked at.
 #[derive(Debug)]
 pub struct Input {
-    buffer: Buffer,
+    bytes: Bytes,
     start: usize,
     end: usize,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Received(Buffer),
+    /// Somebody else has received them, before this process took over.
+    Carried(Vec<u8>),
 }
 
 impl Input {
     /// The first `length` bytes of a buffer.
     pub fn new(buffer: Buffer, length: usize) -> Self {
-        Self { buffer, start: 0, end: length }
+        Self { bytes: Bytes::Received(buffer), start: 0, end: length }
+    }
+
+    /// Bytes that came from another process; none when there is none.
+    pub fn carried(bytes: Vec<u8>) -> Option<Self> {
+        let end = bytes.len();
+        (end > 0).then_some(Self { bytes: Bytes::Carried(bytes), start: 0, end })
     }
 
     /// What is left.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer.bytes()[self.start..self.end]
+        let bytes = match &self.bytes {
+            Bytes::Received(buffer) => buffer.bytes(),
+            Bytes::Carried(bytes) => bytes,
+        };
+        &bytes[self.start..self.end]
     }
 
     /// So many bytes more have been looked at. True when nothing is left.

@@ -63,6 +63,11 @@ impl<T> Barrier<T> {
         self.failed.get_or_insert(errno);
     }
 
+    /// Those who wait for the next sync.
+    pub fn waiting(&self) -> &[T] {
+        &self.waiting
+    }
+
     /// Takes those out who wait and of whom this is so: they want no sync any more.
     pub fn take_waiting_if(&mut self, is_so: impl Fn(&T) -> bool) -> Vec<T> {
         self.waiting.extract_if(.., |who| is_so(who)).collect()

@@ -2,10 +2,11 @@
 
 use super::histogram::Histogram;
 use crate::nbd::wire::Error;
+use serde::{Deserialize, Serialize};
 
 /// Totals since the disc was opened. A latency is from when the request had arrived (a write: its header) until its
 /// answer was ready to be sent, in microseconds; it has one number for each answer without an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscCounters {
     /// READ requests answered.
     pub reads_count: u64,
@@ -36,7 +37,7 @@ pub struct DiscCounters {
 }
 
 /// Errors by what the client was told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorCounts([u64; KINDS.len()]);
 
 const KINDS: [(Error, &str); 8] = [

@@ -1,11 +1,13 @@
 //! Numbers by magnitude.
 
+use serde::{Deserialize, Serialize};
+
 /// Buckets of a [`Histogram`]: one for each power of two up to 2^20, and one for what is above.
 pub const BUCKETS_COUNT: usize = 22;
 
 /// How often which magnitude was seen: bucket `i` counts what is at most 2^i and above the bucket before; the last one
 /// counts all the rest. In microseconds that is from 1 µs to 1 s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
     buckets: [u64; BUCKETS_COUNT],
     sum: u64,

@@ -11,9 +11,10 @@ use crate::geometry::DiscSize;
 use crate::limits::{OPTION_BYTES_MAX, OPTION_DRAIN_BYTES_MAX, OPTIONS_MAX};
 use alloc::string::String;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// A handshake under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Negotiation {
     state: State,
     /// The bytes of the item that is being received: at most [`OPTION_BYTES_MAX`].
@@ -27,12 +28,21 @@ pub struct Negotiation {
     leaving: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum State {
     Flags,
     Header,
-    Data { option: u32, length: u32 },
-    Drain { option: u32, remaining: u32 },
+    Data {
+        option: u32,
+        length: u32,
+    },
+    Drain {
+        option: u32,
+        remaining: u32,
+    },
+    // The driver decides at once, or holds the client: it is never carried.
+    #[serde(skip)]
     AwaitExport(Ask),
 }
 
@@ -57,7 +67,7 @@ pub enum Refusal {
 }
 
 /// What was agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreement {
     /// The size of the export.
     pub size: DiscSize,
@@ -196,6 +206,19 @@ impl Negotiation {
                 Ok(None)
             }
         }
+    }
+
+    /// True for what a handshake can come to; false for what was made up.
+    pub fn is_sound(&self) -> bool {
+        let partial_bytes = self.partial.len();
+        self.options_count <= OPTIONS_MAX
+            && match self.state {
+                State::Flags => partial_bytes < 4,
+                State::Header => partial_bytes < OPTION_HEADER_BYTES,
+                State::Data { length, .. } => length <= OPTION_BYTES_MAX && partial_bytes < length as usize,
+                State::Drain { remaining, .. } => remaining <= OPTION_DRAIN_BYTES_MAX && partial_bytes == 0,
+                State::AwaitExport(_) => false,
+            }
     }
 
     /// True when the export that is awaited is asked for by LIST.

@@ -2,9 +2,11 @@
 //! accepted that was not offered (NBD protocol, "Command flags").
 
 use super::wire::{EXTENDED_REQUEST_BYTES, REQUEST_BYTES, command_flag, command_type, export_flag};
+use serde::{Deserialize, Serialize};
 
 /// How requests and replies look. It is agreed on in the handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Style {
     /// Compact requests, simple replies: an error has no text, and a read is answered in one piece.
     #[default]

@@ -7,6 +7,7 @@ use super::wire::{
 };
 use crate::error::Errno;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// A run of bytes with the same state, for BLOCK_STATUS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Extent {
 }
 
 /// The answer to one request: what its headers need to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// How replies look on this connection.
     pub style: Style,

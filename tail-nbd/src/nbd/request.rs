@@ -7,6 +7,7 @@ use crate::error::Violation;
 use crate::geometry::ByteRange;
 use crate::limits::{DRAIN_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// A request that may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub enum Command {
 }
 
 /// A request header as it came, nothing checked but the magic number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Flags of the command.
     pub flags: u16,
@@ -96,6 +97,29 @@ pub enum Checked {
     },
     /// The client says good-bye.
     Disconnect,
+}
+
+impl Request {
+    /// A header that asks for this: the other half of [`Header::check`].
+    pub fn header(&self) -> Header {
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let (command, range, flags) = match self.command {
+            Command::Read { range, whole } => (command_type::READ, Some(range), flag(whole, command_flag::DF)),
+            Command::Write { range, fua } => (command_type::WRITE, Some(range), flag(fua, command_flag::FUA)),
+            Command::Flush => (command_type::FLUSH, None, 0),
+            Command::Trim { range, fua } => (command_type::TRIM, Some(range), flag(fua, command_flag::FUA)),
+            Command::WriteZeroes { range, no_hole, fast, fua } => {
+                let flags = flag(no_hole, command_flag::NO_HOLE) | flag(fast, command_flag::FAST_ZERO);
+                (command_type::WRITE_ZEROES, Some(range), flags | flag(fua, command_flag::FUA))
+            }
+            Command::BlockStatus { range, one } => {
+                (command_type::BLOCK_STATUS, Some(range), flag(one, command_flag::REQ_ONE))
+            }
+            Command::Cache(range) => (command_type::CACHE, Some(range), 0),
+        };
+        let length = range.map_or(0, ByteRange::length);
+        Header { flags, command, cookie: self.cookie, offset: self.offset, length }
+    }
 }
 
 impl Header {

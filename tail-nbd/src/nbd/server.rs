@@ -9,14 +9,16 @@ use crate::error::Violation;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// The server's half of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     phase: Phase,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Phase {
     // Boxed because it is large, and gone after the first milliseconds.
     Negotiation(Box<Negotiation>),
@@ -127,6 +129,24 @@ impl Server {
     pub fn handle_payload(&mut self, received: u32) {
         let Phase::Transmission(transmission) = &mut self.phase else { panic!("no payload is awaited") };
         transmission.handle_payload(received);
+    }
+
+    /// The driver gives back so many bytes of a payload that it had taken: they are in front of the bytes to come.
+    ///
+    /// # Panics
+    /// When something behind the payload was looked at, which is a bug of the caller.
+    pub fn handle_payload_returned(&mut self, returned: u32) {
+        let Phase::Transmission(transmission) = &mut self.phase else { panic!("there was no payload") };
+        transmission.handle_payload_returned(returned);
+    }
+
+    /// True for what a connection can come to. One that another process hands over is asked before it is used.
+    pub fn is_sound(&self) -> bool {
+        match &self.phase {
+            Phase::Negotiation(negotiation) => negotiation.is_sound(),
+            Phase::Transmission(transmission) => transmission.is_sound(),
+            Phase::Closed(_) => true,
+        }
     }
 
     /// Bytes of payload that the driver has to take before anything else is consumed.

@@ -5,10 +5,12 @@ use super::reply::Answer;
 use super::request::{Checked, Command, Header, Request};
 use super::wire::{EXTENDED_REQUEST_BYTES, Error};
 use crate::error::Violation;
+use crate::limits::{DRAIN_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// Turns bytes into checked requests.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Transmission {
     agreement: Agreement,
     state: State,
@@ -16,7 +18,8 @@ pub struct Transmission {
     leaving: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum State {
     /// `partial` has room for the longest kind of header.
     Header {
@@ -126,6 +129,33 @@ impl Transmission {
         *remaining = remaining.checked_sub(received).expect("more payload than was announced");
         if *remaining == 0 {
             self.state = HEADER;
+        }
+    }
+
+    /// The driver gives back so many bytes of a payload that it had taken: they are in front of the bytes to come.
+    ///
+    /// # Panics
+    /// When something behind the payload was looked at, which is a bug of the caller.
+    pub fn handle_payload_returned(&mut self, returned: u32) {
+        let remaining = match self.state {
+            State::Payload { remaining } => remaining,
+            State::Header { filled: 0, .. } => 0,
+            _ => panic!("there was no payload just before"),
+        };
+        if returned > 0 {
+            self.state = State::Payload { remaining: remaining + returned };
+        }
+    }
+
+    /// True for what a connection can come to; false for what was made up.
+    pub fn is_sound(&self) -> bool {
+        match &self.state {
+            State::Header { filled, .. } => *filled < self.agreement.style.request_bytes(),
+            State::Payload { remaining } => (1..=PAYLOAD_BYTES_MAX).contains(remaining),
+            State::Discard { remaining, answer, .. } => {
+                (1..=DRAIN_BYTES_MAX).contains(remaining) && answer.style == self.agreement.style
+            }
+            State::Ended => true,
         }
     }
 

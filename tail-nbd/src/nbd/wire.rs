@@ -1,5 +1,7 @@
 //! The numbers of the protocol, with their names from NBD's `proto.md`, and reading big-endian fields.
 
+use serde::{Deserialize, Serialize};
+
 /// `NBDMAGIC`, the first eight bytes of a server.
 pub const MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// `IHAVEOPT`, the next eight, and the start of each option.
@@ -185,7 +187,8 @@ pub const STATE_HOLE: u32 = 1;
 pub const STATE_ZERO: u32 = 2;
 
 /// The errors that NBD knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum Error {
     /// Not permitted.

@@ -9,6 +9,7 @@
 
 use super::pipe::Pipe;
 use crate::buffer::Buffer;
+use crate::error::Errno;
 use crate::limits::BATCH_PARTS_MAX;
 
 /// Headers and payloads, in the order of the wire.
@@ -114,6 +115,28 @@ impl Batch {
         }
         assert!(sent == 0, "the kernel sent more than there was");
         true
+    }
+
+    /// Makes what is unsent bytes of its own, which can be copied: pages are read out of their pipes.
+    ///
+    /// # Errors
+    /// What the kernel says of a pipe: the batch is broken then.
+    pub fn flatten(&mut self) -> Result<(), Errno> {
+        self.seal();
+        let mut bytes = Vec::new();
+        loop {
+            self.unsent().for_each(|part| bytes.extend_from_slice(part));
+            let before = self.unsent().map(<[u8]>::len).sum();
+            self.advance(before);
+            let Some(pipe) = self.next_pages() else { break };
+            let count = pipe.left();
+            pipe.read_out(&mut bytes).map_err(|errno| Errno(errno.raw_os_error()))?;
+            self.advance(count);
+        }
+        self.clear();
+        self.headers = bytes;
+        self.seal();
+        Ok(())
     }
 
     /// Empties it for the next use; the buffers go back to their pool.

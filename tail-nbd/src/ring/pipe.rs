@@ -105,6 +105,28 @@ impl Pipe {
         self.left
     }
 
+    /// Takes its bytes out, behind what is in `out`.
+    ///
+    /// # Errors
+    /// What the kernel says; the bytes that came before are in `out`.
+    pub fn read_out(&mut self, out: &mut Vec<u8>) -> rustix::io::Result<()> {
+        let ends = self.ends.as_ref().expect("only drop takes them out");
+        while self.left > 0 {
+            let start = out.len();
+            out.resize(start + self.left, 0);
+            let read = rustix::io::read(&ends.read, &mut out[start..]);
+            let count = *read.as_ref().unwrap_or(&0);
+            out.truncate(start + count);
+            self.left -= count;
+            match read {
+                Ok(0) => return Err(rustix::io::Errno::PIPE),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
     /// Moves what the socket takes; it must not block.
     fn drain(&mut self, socket: impl AsFd, more: bool) -> rustix::io::Result<usize> {
         let ends = self.ends.as_ref().expect("only drop takes them out");
