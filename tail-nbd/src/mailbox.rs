@@ -2,7 +2,7 @@
 //! that its ring polls, so a shard waits in one place only.
 
 use crate::limits::MAILBOX_LETTERS_MAX;
-use crate::shard::{Access, Adopted, OpenDisc, ShardError, ShardStatus};
+use crate::shard::{Access, Adopted, CarriedDisc, Inherited, OpenDisc, ShardError, ShardStatus};
 use rustix::event::{EventfdFlags, eventfd};
 use spine::id::DiscNumber;
 use std::io;
@@ -36,6 +36,10 @@ pub enum Letter {
     FreezeAll(Reply),
     /// Let all discs go on.
     ThawAll(Reply),
+    /// Copy all discs, which are frozen.
+    CarryAll(oneshot::Sender<Result<Vec<CarriedDisc>, ShardError>>),
+    /// Take over discs that are frozen.
+    InheritAll(Vec<Inherited>, Reply),
     /// Say what there is.
     Status(oneshot::Sender<ShardStatus>),
     /// Close everything and end.

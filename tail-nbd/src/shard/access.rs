@@ -1,5 +1,6 @@
 //! Who may use a disc: the decision before the first read (R117, R131, safety rule 6).
 
+use serde::{Deserialize, Serialize};
 use spine::secret::SecretHash;
 use std::net::IpAddr;
 
@@ -16,7 +17,8 @@ pub enum Access {
 }
 
 /// What a connection was let in by. It is asked again whenever the access of the disc changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Grant {
     /// The attachment with this address and this key.
     Attachment(IpAddr, SecretHash),

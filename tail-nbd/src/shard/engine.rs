@@ -48,6 +48,7 @@ impl Engine {
 
     /// The control side is gone without a word: stops, unless that is under way.
     pub(crate) fn desert(&mut self) {
+        self.shard.forsake_frozen();
         if self.shard.stopping.is_none() {
             self.guard(|shard| shard.stop(None));
         }

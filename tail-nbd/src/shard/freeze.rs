@@ -178,6 +178,22 @@ impl Shard {
         }
     }
 
+    /// Forgets the discs that are frozen, without a word to their clients: another process may have them.
+    pub(super) fn forsake_frozen(&mut self) {
+        let frozen = self.discs.iter().filter(|(_, disc)| matches!(disc.state, State::Frozen)).map(|(token, _)| token);
+        for token in frozen.collect::<Vec<_>>() {
+            let Some(disc) = self.discs.remove(token) else { continue };
+            self.numbers.remove(&disc.number);
+            for connection in disc.connections {
+                self.connections.remove(connection);
+            }
+            let its = self.transfers.iter().filter(|(_, transfer)| transfer.disc == token).map(|(id, _)| id);
+            for transfer in its.collect::<Vec<_>>() {
+                self.transfers.remove(transfer);
+            }
+        }
+    }
+
     /// True for an operation that is to be cancelled: its disc is frozen, or being frozen.
     pub(super) fn is_held(&self, owner: Owner) -> bool {
         match owner {

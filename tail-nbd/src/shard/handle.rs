@@ -1,12 +1,13 @@
 //! What the rest of the tail may ask of the shards. Everything here may be called from any thread.
 
 use super::access::Access;
+use super::carry::{CarriedDisc, Inherited};
 use super::driver;
 use crate::disc::mode::IoMode;
 use crate::limits::{
     DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX,
 };
-use crate::mailbox::{self, Letter, MailboxSender};
+use crate::mailbox::{self, Letter, MailboxSender, Reply};
 use crate::memory::{Memory, TooLittle};
 use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
@@ -183,6 +184,9 @@ pub enum ShardError {
         #[source]
         source: io::Error,
     },
+    /// What another process says of the disc or its clients does not fit together.
+    #[error("disc {0}: what was handed over does not fit together")]
+    Unsound(DiscNumber),
     /// The shard's thread has ended.
     #[error("the shard of disc {0} has stopped")]
     Stopped(DiscNumber),
@@ -374,6 +378,54 @@ impl Shards {
         self.ask(number, |reply| Letter::Thaw(number, reply)).await
     }
 
+    /// Freezes all discs, as [`Shards::freeze`] does, or none when one of them is busy.
+    ///
+    /// # Errors
+    /// When a disc is busy with something else; some may be frozen then, until [`Shards::thaw_all`].
+    pub async fn freeze_all(&self) -> Result<(), ShardError> {
+        self.ask_all(Letter::FreezeAll).await
+    }
+
+    /// Has all discs go on. Harmless when they do.
+    pub async fn thaw_all(&self) {
+        // A shard that has ended has no disc.
+        let _ = self.ask_all(Letter::ThawAll).await;
+    }
+
+    /// Copies all discs, which are frozen, with their clients: for another process. They stay as they are.
+    ///
+    /// # Errors
+    /// When a disc is not frozen, has no listener of its own, or a descriptor cannot be copied.
+    pub async fn carry_all(&self) -> Result<Vec<CarriedDisc>, ShardError> {
+        let mut receivers = Vec::with_capacity(self.shards.len());
+        for running in &self.shards {
+            let (sender, receiver) = oneshot::channel();
+            if running.mailbox.send(Letter::CarryAll(sender)).await.is_ok() {
+                receivers.push(receiver);
+            }
+        }
+        let mut discs = Vec::new();
+        for receiver in receivers {
+            discs.extend(receiver.await.unwrap_or(Err(ShardError::Stopped(DiscNumber(0))))?);
+        }
+        Ok(discs)
+    }
+
+    /// Takes over discs and their clients from another process: they are frozen until [`Shards::thaw_all`], and dropping
+    /// the shards before leaves their sockets as they are. A client that the access of its disc does not grant any more is
+    /// closed.
+    ///
+    /// # Errors
+    /// When something does not fit together or a limit is reached. What is here then cannot be used.
+    pub async fn inherit(&self, discs: Vec<Inherited>) -> Result<(), ShardError> {
+        let mut of_shards: Vec<Vec<Inherited>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for inherited in discs {
+            of_shards[self.index_of(inherited.disc.number)].push(inherited);
+        }
+        let mut of_shards = of_shards.into_iter();
+        self.ask_all(|reply| Letter::InheritAll(of_shards.next().unwrap_or_default(), reply)).await
+    }
+
     /// What each shard has and has done. A shard that has stopped is left out.
     pub async fn status(&self) -> Vec<ShardStatus> {
         let mut statuses = Vec::with_capacity(self.shards.len());
@@ -409,14 +461,34 @@ impl Shards {
         }
     }
 
+    /// The shard of a disc.
+    fn index_of(&self, number: DiscNumber) -> usize {
+        usize::try_from(number.0 % self.shards.len() as u64).expect("it is less than a usize")
+    }
+
+    /// Asks all shards at once, and waits for all of them. The first error counts.
+    async fn ask_all(&self, mut letter: impl FnMut(Reply) -> Letter) -> Result<(), ShardError> {
+        let mut receivers = Vec::with_capacity(self.shards.len());
+        for running in &self.shards {
+            let (sender, receiver) = oneshot::channel();
+            if running.mailbox.send(letter(sender)).await.is_ok() {
+                receivers.push(receiver);
+            }
+        }
+        let mut outcome = Ok(());
+        for receiver in receivers {
+            outcome = outcome.and(receiver.await.unwrap_or(Err(ShardError::Stopped(DiscNumber(0)))));
+        }
+        outcome
+    }
+
     async fn ask(
         &self,
         number: DiscNumber,
         letter: impl FnOnce(oneshot::Sender<Result<(), ShardError>>) -> Letter,
     ) -> Result<(), ShardError> {
         let (sender, receiver) = oneshot::channel();
-        let shard = number.0 % self.shards.len() as u64;
-        let running = &self.shards[usize::try_from(shard).expect("it is less than a usize")];
+        let running = &self.shards[self.index_of(number)];
         running.mailbox.send(letter(sender)).await.map_err(|_| ShardError::Stopped(number))?;
         receiver.await.unwrap_or(Err(ShardError::Stopped(number)))
     }

@@ -21,6 +21,7 @@
 
 mod access;
 mod alarms;
+mod carry;
 mod clients;
 #[cfg(test)]
 mod crowd;
@@ -35,6 +36,7 @@ mod owner;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
+pub use carry::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, Inherited, Suspended};
 pub(crate) use clients::{configure, configure_listener};
 pub use handle::{
     Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,

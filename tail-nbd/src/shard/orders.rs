@@ -27,7 +27,7 @@ impl Shard {
         self.current = None;
         match letter {
             Letter::Open(disc, reply) => {
-                let answer = self.open(*disc);
+                let answer = self.open(*disc, State::Serving).map(drop);
                 // Nobody may be waiting for an answer any more, here and below.
                 let _ = reply.send(answer);
             }
@@ -49,6 +49,8 @@ impl Shard {
                 self.thaw_all();
                 let _ = reply.send(Ok(()));
             }
+            Letter::CarryAll(reply) => drop(reply.send(self.carry_all())),
+            Letter::InheritAll(discs, reply) => drop(reply.send(self.inherit_all(discs))),
             Letter::Status(reply) => drop(reply.send(self.status())),
             Letter::Stop(reply) => self.stop(Some(reply)),
             #[cfg(test)]
@@ -71,7 +73,8 @@ impl Shard {
         self.numbers.get(&number).copied().ok_or(ShardError::NotOpen(number))
     }
 
-    fn open(&mut self, open: OpenDisc) -> Result<(), ShardError> {
+    /// Takes a disc in, which is being served or frozen from the start.
+    pub(super) fn open(&mut self, open: OpenDisc, state: State) -> Result<Token, ShardError> {
         let number = open.number;
         if self.stopping.is_some() {
             return Err(ShardError::Stopped(number));
@@ -99,7 +102,7 @@ impl Shard {
             changes_count: 0,
             sparse: Sparse::default(),
             connections: Vec::new(),
-            state: State::Serving,
+            state,
             accepting: false,
             withdrawals: Vec::new(),
             suspended: Vec::new(),
@@ -113,7 +116,7 @@ impl Shard {
         let token = self.discs.insert(disc).map_err(full)?;
         self.numbers.insert(number, token);
         self.accept(token);
-        Ok(())
+        Ok(token)
     }
 
     fn set_access(&mut self, number: DiscNumber, access: Access, reply: Reply) {
