@@ -13,7 +13,7 @@
 //!
 //! Reading order of the control side: [`server`] (start and stop), [`store`] (the set of discs), [`sidecar`] and
 //! [`pool`] (what survives a crash), [`control`] (the spine session), [`address`] (who answers for a disc's address),
-//! [`jobs`] (image import), [`tls`] (certificates), [`capacity`] (what the machine must allow), [`cleanup`] (after the
+//! [`upgrade`] (a restart without a disconnect), [`jobs`] (image import), [`tls`] (certificates), [`capacity`] (what the machine must allow), [`cleanup`] (after the
 //! end of the process).
 
 extern crate alloc;
@@ -76,5 +76,7 @@ pub mod store;
 pub mod time;
 #[forbid(unsafe_code)]
 pub mod tls;
+#[forbid(unsafe_code)]
+pub mod upgrade;
 #[forbid(unsafe_code)]
 pub mod whole;

@@ -7,7 +7,7 @@ use spine::id::DiscNumber;
 use std::{
     io::{IsTerminal as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 use tail_nbd::{
@@ -19,6 +19,10 @@ use tail_nbd::{
     ring::probe::Mask,
     serve::{self, Listen, ServeConfig, Source},
     server,
+    upgrade::{
+        giver::{Order, Report},
+        taker::Taker,
+    },
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -45,6 +49,18 @@ enum Command {
         /// Leave alone what kernels newer than this have: 6.1 or all
         #[arg(long, value_name = "KERNEL", default_value = "all")]
         features: Mask,
+        /// Take over from the server at standard input, which hands over in this form
+        #[arg(long, value_name = "FORM", hide = true)]
+        take_over: Option<u32>,
+    },
+    /// Have this program take over from the running server; its clients notice a short pause
+    Upgrade {
+        /// The configuration file that the new server starts with; its control_listen is the running one's
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The program that takes over [default: this one]
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
     },
     /// Serve a file, or the files of a directory, to whoever can connect: no brain, no root
     Serve {
@@ -109,6 +125,8 @@ Examples:
   tail-nbd status --config /etc/bigv/tail.toml
   tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'
   tail-nbd reload --config /etc/bigv/tail.toml 7
+  tail-nbd upgrade --config /etc/bigv/tail.toml
+  tail-nbd upgrade --config /etc/bigv/tail.toml --program /opt/tail-nbd-next
   tail-nbd remove-addresses --config /etc/bigv/tail.toml
   RUST_LOG=tail_nbd=debug tail-nbd run --config tail.toml
 
@@ -116,7 +134,9 @@ Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 fo
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config, features } => run(&config, features),
+        Command::Run { config, features, take_over: None } => run(&config, features),
+        Command::Run { config, features, take_over: Some(format) } => take_over(&config, features, format),
+        Command::Upgrade { config, program } => upgrade(&config, program),
         Command::Serve { listen, read_only, io, metrics, shards, features, null, path } => serve(ServeConfig {
             source: path.map_or(Source::Null(u64::from(null.unwrap_or_default()) << 20), Source::Path),
             read_only,
@@ -139,10 +159,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &std::path::Path, features: Mask) -> Result<()> {
+fn run(path: &Path, features: Mask) -> Result<()> {
     let config = Config { mask: features, ..Config::load(path)? };
     log(Level::INFO);
     until_stopped(async |stop| Ok(server::run(config, stop).await?))
+}
+
+fn take_over(path: &Path, features: Mask, format: u32) -> Result<()> {
+    let taker = Taker::from_stdin(format)?;
+    let config = match Config::load(path) {
+        Ok(config) => Config { mask: features, ..config },
+        Err(error) => {
+            taker.fail(&error.to_string());
+            return Err(error.into());
+        }
+    };
+    log(Level::INFO);
+    until_stopped(async |stop| Ok(server::take_over(config, taker, stop).await?))
+}
+
+fn upgrade(path: &Path, program: Option<PathBuf>) -> Result<()> {
+    let config = Config::load(path)?;
+    let socket = &config.control_listen;
+    let program = match program {
+        Some(program) => program,
+        None => std::env::current_exe().context("cannot tell where this program is")?,
+    };
+    let absolute = |path: &Path| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
+    let order = Order { program: absolute(&program)?, config: absolute(path)? };
+    let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
+    match status::upgrade(socket, order).with_context(asking)? {
+        Ok(Report { pid, discs_count, clients_count, pause_us }) => {
+            let pause_ms = pause_us as f64 / 1000.0;
+            writeln!(
+                std::io::stdout(),
+                "{discs_count} discs, {clients_count} connections taken over by process {pid}, pause {pause_ms:.1} ms"
+            )?;
+            Ok(())
+        }
+        Err(reason) => anyhow::bail!("nothing was handed over, and the running server serves on: {reason}"),
+    }
 }
 
 fn serve(mut config: ServeConfig) -> Result<()> {
@@ -188,7 +244,7 @@ fn until_stopped(work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<()>) ->
     })
 }
 
-fn show_status(path: &std::path::Path, json: bool) -> Result<()> {
+fn show_status(path: &Path, json: bool) -> Result<()> {
     let config = Config::load(path)?;
     let socket = &config.control_listen;
     let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
@@ -198,7 +254,7 @@ fn show_status(path: &std::path::Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn reload(path: &std::path::Path, disc: DiscNumber) -> Result<()> {
+fn reload(path: &Path, disc: DiscNumber) -> Result<()> {
     let config = Config::load(path)?;
     let socket = &config.control_listen;
     let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
@@ -208,7 +264,7 @@ fn reload(path: &std::path::Path, disc: DiscNumber) -> Result<()> {
     }
 }
 
-fn remove_addresses(path: &std::path::Path) -> Result<()> {
+fn remove_addresses(path: &Path) -> Result<()> {
     let config = Config::load(path)?;
     log(Level::WARN);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -226,10 +282,15 @@ mod tests {
     fn rule11_the_service_runs_commands_that_there_are() {
         let commands: Vec<_> = include_str!("../tail-nbd.service")
             .lines()
-            .filter_map(|line| line.strip_prefix("ExecStart=").or(line.strip_prefix("ExecStopPost=")))
-            .map(|line| Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}")))
+            .filter_map(|line| line.strip_prefix("Exec")?.split_once('='))
+            .map(|(_, line)| {
+                Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+            })
             .map(|arguments| arguments.command)
             .collect();
-        assert!(matches!(commands[..], [Command::Run { .. }, Command::RemoveAddresses { .. }]), "{commands:?}");
+        assert!(
+            matches!(commands[..], [Command::Run { .. }, Command::Upgrade { .. }, Command::RemoveAddresses { .. }]),
+            "{commands:?}"
+        );
     }
 }

@@ -3,7 +3,8 @@
 //! The order of a start matters. The lock on the state directory comes first, so that nothing below
 //! happens twice; discs are served before the brain is asked for, because they do not need one (R177).
 //! The order of a stop is the reverse; the addresses stay up for the process that follows
-//! (safety rule 12).
+//! (safety rule 12). A start that takes over from a running process is the same, but for when the discs are opened and
+//! that nothing else is touched before it serves; see [`crate::upgrade`].
 
 use crate::{
     address::{Addresses, KeeperConfig},
@@ -11,27 +12,48 @@ use crate::{
     config::Config,
     control::{
         epoch::{EpochError, Seen},
-        session::{Connection, Session},
+        session::{Connection, Remains, Session},
         status::{self, Source},
     },
+    describe::describe,
     jobs::Jobs,
     metrics::http,
     pool::{Pool, PoolError},
     shard::{ShardConfig, ShardEvent, Shards, StartError},
-    store::{Changed, Parts, Store, start::Scan},
+    store::{
+        Changed, Parts, Store,
+        inherit::{Heirloom, InheritError},
+        start::Scan,
+    },
+    upgrade::{
+        giver::{self, Belongings, Report, Successor, Successors, UpgradeError},
+        taker::{Inheritance, TakeOverError, Taker},
+    },
 };
 use spine::{
     daemon::{self, StateDirError},
+    id::PoolName,
     limits::VERSIONS,
     message::{Hello, Role},
     resource::Attributes,
     transport::{NodeConfig, connect_node},
 };
-use std::{collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Instant,
+};
 use thiserror::Error;
 use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
+    net::{TcpListener, UnixListener},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use uuid::Uuid;
@@ -80,68 +102,250 @@ pub enum ServerError {
     /// The epoch cannot be read.
     #[error(transparent)]
     Epoch(#[from] EpochError),
+    /// The discs of a running server cannot be taken in.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// A running server does not hand over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
+    /// The configuration of the running server differs where it must not.
+    #[error("state_dir {} is not the one of the running server", .0.display())]
+    OtherStateDir(PathBuf),
+    /// This process was to hand over, and cannot say who serves.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
 }
 
-/// Runs a tail until `stop` is true.
+/// Runs a tail until `stop` is true, or until a new process has taken it over.
 ///
 /// # Errors
 /// When it cannot start, or not stop in order.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
-    let started = Instant::now();
-    let _lock = daemon::lock_state_dir(&config.state_dir)?;
+    let lock = daemon::lock_state_dir(&config.state_dir)?;
     let open_files_max = daemon::raise_open_files();
     let seen = Seen::load(&config.state_dir)?;
-    let (store, shard_events) = start_store(&config).await?;
-    let (connection, connection_receiver) = watch::channel(Connection::Disconnected("not tried yet".to_owned()));
-    let listener = status::listen(&config.control_listen).map_err(|source| ServerError::Io {
-        verb: "listen for status at",
-        path: config.control_listen.clone(),
-        source,
-    })?;
-    let source = Source {
-        name: config.name.clone(),
-        started,
-        store: store.clone(),
-        connection: connection_receiver,
-        open_files_max,
-    };
-    let status = tokio::spawn(status::serve(listener, source.clone()));
-    let announcing = tokio::spawn({
-        let store = store.clone();
-        async move { store.announce_unused().await }
-    });
-    let mut tasks = vec![status, announcing];
-    match config.metrics_listen {
-        Some(address) => tasks.push(start_metrics(address, source).await?),
-        // What has a share of the store would keep the shards from an orderly stop.
-        None => drop(source),
-    }
-    let link = connect_node(node_config(&config, seen));
-    let discs_count = name_shortages(&store, Allowed::of(open_files_max));
-    tracing::info!(name = %config.name, discs_count, features = store.shards().features(), "ready");
+    let foundation = Foundation::lay(&config)?;
+    let scan = Scan::read(&foundation.pools, config.storage_prefix)?;
+    let (store, shard_events) = foundation.build(&config, &scan, std::future::ready(()))?;
+    store.start(scan).await;
+    let control = prepare_control(&config)?.publish().map_err(no_control(&config))?;
+    let metrics = config.metrics_listen.map(bind_metrics).transpose()?;
     notify("READY=1");
-    let state_dir = config.state_dir.clone();
-    let session = Session { link, store: store.clone(), state_dir, seen, shard_events, connection };
-    let shard_events = session.run(stop).await;
-    tracing::info!("stopping");
-    notify("STOPPING=1");
-    // An aborted task ends with an error, and holds the store no longer.
-    for task in tasks {
-        task.abort();
-        let _ = task.await;
-    }
-    let stopped = store.stop(shard_events).await;
-    let _ = fs::remove_file(&config.control_listen);
-    if !stopped {
-        return Err(ServerError::StillUsed);
-    }
-    tracing::info!("stopped");
-    Ok(())
+    Tail { config, lock, open_files_max, store, metrics }.serve(control, seen, shard_events, stop).await
 }
 
-async fn start_metrics(address: SocketAddr, source: Source) -> Result<JoinHandle<()>, ServerError> {
-    let failed = |source| ServerError::Metrics { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+/// Takes a tail over from the process that has started this one, and runs it as [`run`] does.
+///
+/// # Errors
+/// When it cannot: the other process has been told, and serves on.
+pub async fn take_over(config: Config, taker: Taker, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
+    let taker = Arc::new(taker);
+    let taken = prepare_to_take_over(&config, &taker).await;
+    let Taken { tail, control, seen, shard_events, heirloom, begin } = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            taker.fail(&describe(&error));
+            return Err(error);
+        }
+    };
+    // Nothing that may fail comes between this word and the work.
+    taker.serving()?;
+    tail.store.shards().thaw_all().await;
+    tracing::info!("took over");
+    // The keeper ends with the store only, which is here.
+    let _ = begin.send(());
+    let control = match control.publish() {
+        Ok(control) => control,
+        // It serves clients: that `status` is not answered must not end it.
+        Err((error, control)) => {
+            tracing::error!(%error, "the control socket is not at its place");
+            control
+        }
+    };
+    tail.store.begin(heirloom).await;
+    tail.serve(control, seen, shard_events, stop).await
+}
+
+/// A tail that serves its discs, whether there is a brain or not.
+struct Tail {
+    config: Config,
+    lock: File,
+    open_files_max: u64,
+    store: Arc<Store>,
+    metrics: Option<std::net::TcpListener>,
+}
+
+/// Everything of a tail that is taken over but the right to begin.
+struct Taken {
+    tail: Tail,
+    control: status::Prepared,
+    seen: Seen,
+    shard_events: mpsc::Receiver<ShardEvent>,
+    heirloom: Heirloom,
+    begin: oneshot::Sender<()>,
+}
+
+async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Taken, ServerError> {
+    let open_files_max = daemon::raise_open_files();
+    let foundation = Foundation::lay(config)?;
+    let waiting = taker.clone();
+    giver::blocking(move || waiting.ready()).await?;
+    // No record changes from here on.
+    let seen = Seen::load(&config.state_dir)?;
+    let scan = Scan::read(&foundation.pools, config.storage_prefix)?;
+    let (begin, begun) = oneshot::channel::<()>();
+    let gate = async {
+        if begun.await.is_err() {
+            // This process ends without having begun.
+            std::future::pending().await
+        }
+    };
+    let (store, shard_events) = foundation.build(config, &scan, gate)?;
+    let control = prepare_control(config)?;
+    let waiting = taker.clone();
+    // From here on the clients wait.
+    let Inheritance { lock, metrics, discs } = giver::blocking(move || waiting.take()).await?;
+    check_lock(&config.state_dir, &lock)?;
+    let heirloom = store.inherit(scan, discs).await?;
+    let metrics = match (config.metrics_listen, metrics) {
+        (None, _) => None,
+        (Some(address), Some(inherited)) if inherited.local_addr().is_ok_and(|at| at == address) => Some(inherited),
+        (Some(address), _) => Some(bind_metrics(address)?),
+    };
+    let tail = Tail { config: config.clone(), lock, open_files_max, store, metrics };
+    Ok(Taken { tail, control, seen, shard_events, heirloom, begin })
+}
+
+/// The lock that was handed over must be that of our state directory, or somebody else may have ours.
+fn check_lock(state_dir: &Path, lock: &File) -> Result<(), ServerError> {
+    let path = state_dir.join("lock");
+    let (Ok(ours), Ok(theirs)) = (fs::metadata(&path), lock.metadata()) else {
+        return Err(ServerError::OtherStateDir(state_dir.to_owned()));
+    };
+    if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
+        return Ok(());
+    }
+    Err(ServerError::OtherStateDir(state_dir.to_owned()))
+}
+
+impl Tail {
+    /// Tells, obeys and answers until `stop` is true or another process has taken over.
+    async fn serve(
+        self,
+        control: UnixListener,
+        seen: Seen,
+        shard_events: mpsc::Receiver<ShardEvent>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), ServerError> {
+        let (connection, connection_receiver) = watch::channel(Connection::Disconnected("not tried yet".to_owned()));
+        let (requests, mut upgrades) = mpsc::channel(1);
+        let source = Source {
+            name: self.config.name.clone(),
+            started: Instant::now(),
+            store: self.store.clone(),
+            connection: connection_receiver,
+            open_files_max: self.open_files_max,
+            successors: Successors::new(self.config.mask, requests),
+        };
+        let status = tokio::spawn(status::serve(control, source.clone()));
+        let announcing = tokio::spawn({
+            let store = self.store.clone();
+            async move { store.announce_unused().await }
+        });
+        let mut tasks = vec![status, announcing];
+        match &self.metrics {
+            Some(listener) => tasks.push(start_metrics(listener, source)?),
+            // What has a share of the store would keep the shards from an orderly stop.
+            None => drop(source),
+        }
+        let discs_count = name_shortages(&self.store, Allowed::of(self.open_files_max));
+        tracing::info!(name = %self.config.name, discs_count, features = self.store.shards().features(), "ready");
+        let mut remains = Remains { seen, shard_events, connection };
+        loop {
+            let (end, ended) = watch::channel(false);
+            let mut session = pin!(self.session(remains).run(ended));
+            let request = tokio::select! {
+                _ = &mut session => unreachable!("a session ends when it is told to"),
+                _ = stop.wait_for(|stop| *stop) => None,
+                request = upgrades.recv() => request,
+            };
+            end.send_replace(true);
+            remains = session.await;
+            let Some(request) = request else { break };
+            remains.connection.send_replace(Connection::Disconnected("a new process is taking over".to_owned()));
+            match self.upgrade(request.successor).await {
+                Ok(report) => {
+                    notify(&format!("MAINPID={}", report.pid));
+                    tracing::info!(pid = report.pid, report.discs_count, report.clients_count, "handed over");
+                    request.asker.tell(Ok(report)).await;
+                    // What is dropped in good order would be shut down, and it is another process's now.
+                    std::mem::forget(self.store);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::error!(error = describe(&error), "nothing was handed over");
+                    request.asker.tell(Err(describe(&error))).await;
+                    if matches!(error, UpgradeError::TooLate) {
+                        std::mem::forget(self.store);
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+        tracing::info!("stopping");
+        notify("STOPPING=1");
+        // An aborted task ends with an error, and holds the store no longer.
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        let stopped = self.store.stop(remains.shard_events).await;
+        let _ = fs::remove_file(&self.config.control_listen);
+        if !stopped {
+            return Err(ServerError::StillUsed);
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn session(&self, remains: Remains) -> Session {
+        let Remains { seen, shard_events, connection } = remains;
+        let link = connect_node(node_config(&self.config, seen));
+        let state_dir = self.config.state_dir.clone();
+        Session { link, store: self.store.clone(), state_dir, seen, shard_events, connection }
+    }
+
+    /// Hands everything over. With an error nothing has changed.
+    async fn upgrade(&self, successor: Successor) -> Result<Report, UpgradeError> {
+        let _quiet = self.store.quiesce().map_err(UpgradeError::Busy)?;
+        let successor = giver::blocking(move || successor.prepare()).await?;
+        let belongings = Belongings { lock: &self.lock, metrics: self.metrics.as_ref() };
+        giver::hand_over(successor, self.store.shards(), &belongings).await
+    }
+}
+
+fn prepare_control(config: &Config) -> Result<status::Prepared, ServerError> {
+    status::prepare(&config.control_listen).map_err(|error| no_control(config)((error, ())))
+}
+
+/// Why nobody can ask for the status.
+fn no_control<T>(config: &Config) -> impl FnOnce((io::Error, T)) -> ServerError + use<'_, T> {
+    |(source, _)| ServerError::Io { verb: "listen for status at", path: config.control_listen.clone(), source }
+}
+
+fn bind_metrics(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
+    std::net::TcpListener::bind(address).map_err(|source| ServerError::Metrics { address, source })
+}
+
+fn start_metrics(listener: &std::net::TcpListener, source: Source) -> Result<JoinHandle<()>, ServerError> {
+    let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let listen = || {
+        // The original stays, to be handed over.
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    let listener = listen().map_err(|source| ServerError::Metrics { address, source })?;
     tracing::info!(%address, "metrics are told at /metrics");
     let source = Arc::new(source);
     let text = move || {
@@ -151,33 +355,50 @@ async fn start_metrics(address: SocketAddr, source: Source) -> Result<JoinHandle
     Ok(tokio::spawn(http::serve(listener, text)))
 }
 
-/// Everything up to discs being served.
-async fn start_store(config: &Config) -> Result<(Arc<Store>, mpsc::Receiver<ShardEvent>), ServerError> {
-    let pools = config.pools.iter().map(|pool| {
-        let pool = Pool::open(pool, &config.state_dir)?;
-        Ok((pool.name.clone(), pool))
-    });
-    let pools: BTreeMap<_, _> = pools.collect::<Result<_, PoolError>>()?;
-    let scan = Scan::read(&pools, config.storage_prefix)?;
-    let (shards, shard_events) =
-        Shards::start(ShardConfig { shards_count: config.shards_count, mask: config.mask, memory: config.memory })?;
-    let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
-    let keeper = KeeperConfig { interface: config.storage_interface.clone(), prefix: config.storage_prefix };
-    let changed = Arc::new(Changed::default());
-    let mark = changed.clone();
-    let addresses = Addresses::start(keeper, scan.addresses().collect(), move |number| mark.mark(number));
-    let parts = Parts {
-        prefix: config.storage_prefix,
-        own_address: config.storage_address,
-        images_dir: config.images_dir.clone(),
-        pools,
-        shards,
-        jobs,
-        addresses: addresses.map_err(|source| ServerError::Thread { what: "addresses", source })?,
-    };
-    let store = Store::new(parts, changed);
-    store.start(scan).await;
-    Ok((store, shard_events))
+/// What takes time to make and touches no disc.
+struct Foundation {
+    pools: BTreeMap<PoolName, Pool>,
+    shards: Shards,
+    shard_events: mpsc::Receiver<ShardEvent>,
+    jobs: Jobs,
+}
+
+impl Foundation {
+    fn lay(config: &Config) -> Result<Self, ServerError> {
+        let pools = config.pools.iter().map(|pool| {
+            let pool = Pool::open(pool, &config.state_dir)?;
+            Ok((pool.name.clone(), pool))
+        });
+        let pools = pools.collect::<Result<_, PoolError>>()?;
+        let shards = ShardConfig { shards_count: config.shards_count, mask: config.mask, memory: config.memory };
+        let (shards, shard_events) = Shards::start(shards)?;
+        let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
+        Ok(Self { pools, shards, shard_events, jobs })
+    }
+
+    /// The store, which leaves the network alone before `begin` is over.
+    fn build(
+        self,
+        config: &Config,
+        scan: &Scan,
+        begin: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(Arc<Store>, mpsc::Receiver<ShardEvent>), ServerError> {
+        let keeper = KeeperConfig { interface: config.storage_interface.clone(), prefix: config.storage_prefix };
+        let changed = Arc::new(Changed::default());
+        let mark = changed.clone();
+        let addresses =
+            Addresses::start_after(begin, keeper, scan.addresses().collect(), move |number| mark.mark(number));
+        let parts = Parts {
+            prefix: config.storage_prefix,
+            own_address: config.storage_address,
+            images_dir: config.images_dir.clone(),
+            pools: self.pools,
+            shards: self.shards,
+            jobs: self.jobs,
+            addresses: addresses.map_err(|source| ServerError::Thread { what: "addresses", source })?,
+        };
+        Ok((Store::new(parts, changed), self.shard_events))
+    }
 }
 
 /// Says which limits of the machine are too low for the discs that are here. Returns how many discs there are.

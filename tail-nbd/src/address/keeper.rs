@@ -10,6 +10,7 @@ use crate::describe::describe;
 use spine::{address::StoragePrefix, id::DiscNumber};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    future::Future,
     io,
     net::Ipv6Addr,
     sync::{Arc, Mutex, PoisonError},
@@ -59,6 +60,19 @@ impl Addresses {
         owned: BTreeSet<Ipv6Addr>,
         changed: impl Fn(DiscNumber) + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_after(std::future::ready(()), config, owned, changed)
+    }
+
+    /// As [`Addresses::start`], but nothing is touched before `begin` is over.
+    ///
+    /// # Errors
+    /// As [`Addresses::start`].
+    pub fn start_after(
+        begin: impl Future<Output = ()> + Send + 'static,
+        config: KeeperConfig,
+        owned: BTreeSet<Ipv6Addr>,
+        changed: impl Fn(DiscNumber) + Send + 'static,
+    ) -> io::Result<Self> {
         let (wishes, receiver) = mpsc::channel(WISHES_MAX);
         let troubles = Arc::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -72,7 +86,11 @@ impl Addresses {
             troubles: Arc::clone(&troubles),
             changed: Box::new(changed),
         };
-        thread::Builder::new().name("addresses".into()).spawn(move || runtime.block_on(keeper.run(receiver)))?;
+        let run = async move {
+            begin.await;
+            keeper.run(receiver).await;
+        };
+        thread::Builder::new().name("addresses".into()).spawn(move || runtime.block_on(run))?;
         Ok(Self { wishes, troubles })
     }
 

@@ -57,6 +57,17 @@ pub struct Session {
     pub connection: watch::Sender<Connection>,
 }
 
+/// What is left of a session.
+#[derive(Debug)]
+pub struct Remains {
+    /// What is kept of the brain.
+    pub seen: Seen,
+    /// What the shards say from now on.
+    pub shard_events: mpsc::Receiver<ShardEvent>,
+    /// Told how the connection is.
+    pub connection: watch::Sender<Connection>,
+}
+
 /// What changes while the session runs.
 struct Talk {
     session: Session,
@@ -70,9 +81,9 @@ struct Talk {
 }
 
 impl Session {
-    /// Obeys the brain until `stop` is true, and then lets the orders at hand end. Returns what the shards say
-    /// from then on.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) -> mpsc::Receiver<ShardEvent> {
+    /// Obeys the brain until `stop` is true, then lets the orders at hand end, and ends the connection. Returns what
+    /// another session needs.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Remains {
         let store = self.store.clone();
         let first = tokio::task::spawn_blocking(move || Facts::look(&store)).await.unwrap_or_default();
         let (sender, facts) = watch::channel(first);
@@ -85,7 +96,8 @@ impl Session {
         }
         talk.drain().await;
         background.shutdown().await;
-        talk.session.shard_events
+        let Self { seen, shard_events, connection, .. } = talk.session;
+        Remains { seen, shard_events, connection }
     }
 }
 

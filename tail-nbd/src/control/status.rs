@@ -7,6 +7,7 @@ use crate::{
     metrics::{Histogram, text::Snapshot},
     shard::{DiscStatus, ShardStatus},
     store::{Store, change},
+    upgrade::giver::{Order, Report, Successors},
 };
 use serde::{Deserialize, Serialize};
 use spine::{
@@ -18,15 +19,18 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::IpAddr,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as BlockingStream},
-    path::Path,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream as BlockingStream,
+    },
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     time::timeout,
 };
 
@@ -39,8 +43,11 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a reload may take: it waits for the disc's requests in flight and for its lock.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Longest question in bytes.
-const QUESTION_BYTES_MAX: u64 = 256;
+/// Longest question in bytes: it may have two paths of 4 KiB.
+const QUESTION_BYTES_MAX: u64 = 16 << 10;
+
+/// How long the asking side waits for an upgrade: all of its deadlines together.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(150);
 
 /// Of a longer question so many bytes are read, and not looked at.
 const IGNORED_BYTES_MAX: u64 = 64 << 10;
@@ -50,13 +57,15 @@ const IGNORED_BYTES_MAX: u64 = 64 << 10;
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
 /// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Question {
     /// How the tail does: a [`Status`].
     Status,
     /// Open a disc again, and forget that a flush of it failed: an [`Outcome`].
     Reload(DiscNumber),
+    /// Have another program take over: a [`Report`], or why not.
+    Upgrade(Order),
 }
 
 /// How an order ended.
@@ -73,6 +82,8 @@ pub struct Status {
     pub name: NodeName,
     /// The version of the program.
     pub version: String,
+    /// The process.
+    pub pid: u32,
     /// Seconds since it was started.
     pub uptime_seconds: u64,
     /// The connection to the brain: `connected`, or why not.
@@ -182,6 +193,8 @@ pub struct Source {
     pub connection: watch::Receiver<Connection>,
     /// Files that the process may have open.
     pub open_files_max: u64,
+    /// Who may take over.
+    pub successors: Successors,
 }
 
 impl Source {
@@ -212,6 +225,7 @@ impl Source {
         Status {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             brain: match &*self.connection.borrow() {
                 Connection::Connected => "connected".to_owned(),
@@ -297,20 +311,46 @@ impl Shard {
     }
 }
 
-/// Listens at `path`, in place of a socket that a killed process left there; only its owner may ask.
-/// The caller holds the lock of the state directory, so nobody listens there.
+/// A socket that listens, and that nobody finds yet.
+#[derive(Debug)]
+pub struct Prepared {
+    listener: UnixListener,
+    at: PathBuf,
+    path: PathBuf,
+}
+
+/// Listens beside `path`; only its owner may ask. The caller has the lock of the state directory, or is to get it.
 ///
 /// # Errors
 /// What the system says.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) => fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket")),
-        Err(_) => {}
+pub fn prepare(path: &Path) -> io::Result<Prepared> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no socket"));
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let at = path.with_file_name(NEW_SOCKET);
+    match fs::remove_file(&at) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&at)?;
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o600))?;
+    Ok(Prepared { listener, at, path: path.to_owned() })
+}
+
+/// Shorter than the usual names, so that it fits wherever those do.
+const NEW_SOCKET: &str = ".new";
+
+impl Prepared {
+    /// Takes the place of whoever listened at the path.
+    ///
+    /// # Errors
+    /// What the system says; whoever asks does not find the listener then.
+    pub fn publish(self) -> Result<UnixListener, (io::Error, UnixListener)> {
+        match fs::rename(&self.at, &self.path) {
+            Ok(()) => Ok(self.listener),
+            Err(error) => Err((error, self.listener)),
+        }
+    }
 }
 
 /// Answers until the task is aborted.
@@ -340,6 +380,8 @@ pub async fn serve(listener: UnixListener, source: Source) {
 }
 
 async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
+    // Dropped when the answer is told.
+    let (_telling, told) = oneshot::channel();
     let question = timeout(DEADLINE, hear(&mut stream)).await??;
     let question = match question.trim() {
         "" => Ok(Question::Status),
@@ -355,6 +397,7 @@ async fn answer(mut stream: UnixStream, source: &Source) -> io::Result<()> {
             };
             serde_json::to_vec(&Outcome { error })?
         }
+        Ok(Question::Upgrade(order)) => serde_json::to_vec(&source.successors.install(order, told).await)?,
         Err(error) => serde_json::to_vec(&Outcome { error: Some(format!("the question is not understood: {error}")) })?,
     };
     line.push(b'\n');
@@ -390,6 +433,15 @@ pub fn reload(path: &Path, number: DiscNumber) -> io::Result<Result<(), String>>
     let answer = exchange(path, Question::Reload(number), RELOAD_DEADLINE + DEADLINE)?;
     let Outcome { error } = serde_json::from_slice(&answer)?;
     Ok(error.map_or(Ok(()), Err))
+}
+
+/// Has another program take over the discs of the tail that listens at `path`. The inner error says why it did not: the
+/// tail serves on. Blocks, with a deadline.
+///
+/// # Errors
+/// When no tail answers there.
+pub fn upgrade(path: &Path, order: Order) -> io::Result<Result<Report, String>> {
+    Ok(serde_json::from_slice(&exchange(path, Question::Upgrade(order), UPGRADE_DEADLINE)?)?)
 }
 
 fn exchange(path: &Path, question: Question, deadline: Duration) -> io::Result<Vec<u8>> {

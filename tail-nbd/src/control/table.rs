@@ -179,6 +179,7 @@ mod tests {
         let status = Status {
             name: "tail1".parse().unwrap(),
             version: "0.1.0".into(),
+            pid: 4711,
             uptime_seconds: 7_300,
             brain: "connected".into(),
             features: "all".into(),

@@ -25,6 +25,7 @@ pub struct Negotiation {
     allocation_of: Option<String>,
     options_count: u32,
     /// Every option from now on is refused with ERR_SHUTDOWN, but for ABORT.
+    #[serde(default)]
     leaving: bool,
 }
 

@@ -54,6 +54,16 @@ pub enum Mask {
     Linux6_1,
 }
 
+impl Mask {
+    /// What [`Mask::from_str`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "all",
+            Self::Linux6_1 => "6.1",
+        }
+    }
+}
+
 impl FromStr for Mask {
     type Err = String;
 

@@ -31,6 +31,7 @@
 //! * [`change`]: orders and the records that follow from them; pure.
 //! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`],
 //!   [`reload`]: what is done to it. [`unused`]: announces those that wait for a client.
+//! * [`inherit`]: discs that change processes.
 //! * [`refusal`]: why something was not done.
 //!
 //! Deliberately absent: who may order what (the brain's business) and the order of the commands.
@@ -39,6 +40,7 @@ pub mod change;
 pub mod create;
 pub mod disc;
 pub mod import;
+pub mod inherit;
 pub mod refusal;
 pub mod reload;
 pub mod remove;

@@ -51,7 +51,7 @@ const BACKLOG: i32 = 64;
 /// What was found in the pools.
 #[derive(Debug, Default)]
 pub struct Scan {
-    sidecars: Vec<Sidecar>,
+    pub(super) sidecars: Vec<Sidecar>,
     refused: Vec<Disc>,
 }
 

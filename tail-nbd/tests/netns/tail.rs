@@ -1,6 +1,7 @@
 //! A real tail in a namespace, with a folder of its own.
 
 use super::{Net, brain::DEADLINE};
+use rustix::process::{Pid, WaitOptions};
 use serde_json::Value;
 use std::{
     fs,
@@ -19,6 +20,10 @@ pub struct Tail {
     /// Pool, images, state and configuration are in here.
     pub folder: tempfile::TempDir,
     process: Option<Child>,
+    /// The process that has taken over from it, if one has.
+    heir: Option<Pid>,
+    /// The service manager's socket.
+    notified: Option<UnixDatagram>,
 }
 
 impl Tail {
@@ -28,7 +33,7 @@ impl Tail {
         for name in ["sata1", "images"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let tail = Self { namespace: net.tail.clone(), folder, process: None };
+        let tail = Self { namespace: net.tail.clone(), folder, process: None, heir: None, notified: None };
         let at = tail.folder.path().display();
         let config = format!(
             r#"name = "tail1"
@@ -73,6 +78,28 @@ note = "test"
         let mut message = [0; 64];
         let length = socket.recv(&mut message).expect("the tail says that it is ready");
         assert_eq!(&message[..length], b"READY=1");
+        self.notified = Some(socket);
+    }
+
+    /// Has a program take over from it. What was started here before has ended when this returns.
+    pub fn upgrade(&mut self, arguments: &[&str]) -> Output {
+        // An heir whose parent is gone is this process's child, so that it can be waited for.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+        let output = self.output(&[&["upgrade"], arguments].concat());
+        if output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let pid = text.split("by process ").nth(1).and_then(|rest| rest.split(',').next()).expect("it names it");
+            let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+            match (self.process.take(), self.heir.replace(pid)) {
+                (Some(mut process), None) => assert!(process.wait().unwrap().success()),
+                (None, Some(old)) => assert_eq!(wait_for(old), Some(0)),
+                other => panic!("one process runs at a time: {other:?}"),
+            }
+            let mut message = [0; 64];
+            let length = self.notified.as_ref().unwrap().recv(&mut message).expect("the service manager is told");
+            assert_eq!(message[..length], *format!("MAINPID={}", pid.as_raw_nonzero()).as_bytes());
+        }
+        output
     }
 
     /// Ends it as a power cut of the process would.
@@ -84,6 +111,10 @@ note = "test"
 
     /// Ends it as an operator would, and waits for its end.
     pub fn terminate(&mut self) {
+        if let Some(heir) = self.heir.take() {
+            rustix::process::kill_process(heir, rustix::process::Signal::TERM).unwrap();
+            return assert_eq!(wait_for(heir), Some(0));
+        }
         let mut process = self.process.take().expect("it runs");
         let pid = rustix::process::Pid::from_child(&process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -104,7 +135,12 @@ note = "test"
 
     /// Runs the program in the namespace to its end.
     pub fn output(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        self.output_with(arguments, &self.config())
+    }
+
+    /// The same with another configuration.
+    pub fn output_with(&self, arguments: &[&str], config: &Path) -> Output {
+        self.command_with(arguments, config).output().unwrap()
     }
 
     /// What `tail-nbd status --json` says.
@@ -115,8 +151,12 @@ note = "test"
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_with(arguments, &self.config())
+    }
+
+    fn command_with(&self, arguments: &[&str], config: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, PROGRAM]).args(arguments).arg("--config").arg(self.config());
+        command.args(["netns", "exec", &self.namespace, PROGRAM]).args(arguments).arg("--config").arg(config);
         command
     }
 }
@@ -127,7 +167,17 @@ impl Drop for Tail {
             let _ = process.kill();
             let _ = process.wait();
         }
+        if let Some(heir) = self.heir.take() {
+            let _ = rustix::process::kill_process(heir, rustix::process::Signal::KILL);
+            wait_for(heir);
+        }
     }
+}
+
+/// Waits for the end of a child: its exit status.
+fn wait_for(child: Pid) -> Option<i32> {
+    let (_, status) = rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap().expect("it has ended");
+    status.exit_status()
 }
 
 /// Bytes that a file takes on its filesystem.

@@ -1,0 +1,99 @@
+//! A restart that no client notices: a new process takes the discs over from the old one.
+//!
+//! ```text
+//!   operator            old process (giver)                          new process (taker), its child
+//!   upgrade ──────────▶ starts the program, a socket as its stdin ─▶ configuration, kernel, rings, pools
+//!                                     ◀──────────── ready ─────────── (or `failed`, with a sentence)
+//!                       ends the brain's session, locks every disc
+//!                       (from here on no record changes)
+//!                                     ──────────── prepare ─────────▶ reads all sidecars
+//!                                     ◀─────────── prepared ─────────
+//!                 ┌──── freezes all discs
+//!          clients│                   ──────────── state ───────────▶ opens them frozen, from the descriptors
+//!           wait  │                   ◀─────────── serving ──────────
+//!                 └────                                               thaws them
+//!        ◀── "47 discs" exits; nothing is shut down, no address goes  addresses, brain, control socket, metrics
+//! ```
+//!
+//! **One word decides.** Until `serving` is in the socket the taker has done nothing that anybody could see: its discs are
+//! frozen, so it receives, reads, writes and sends nothing. From then on the giver does nothing any more. Because the taker
+//! says it before it begins, and what it said outlives it in the giver's socket, the giver always knows who serves:
+//!
+//! | what happens | who serves |
+//! | --- | --- |
+//! | the taker says `failed`, dies, or is silent for too long, before `serving` | the giver: it kills the taker, waits for its end, and thaws |
+//! | a disc does not freeze in time | the giver: it thaws and tries again, and after [`FREEZE_TRIES`] times gives up |
+//! | the giver is killed before `serving` | nobody: the taker ends, and the service manager starts a server as after a crash |
+//! | the giver is killed after it | the taker |
+//! | the taker is killed after it | nobody, as whenever a server is killed |
+//! | `serving` came after the giver's patience, and the taker is killed already | nobody: the giver ends with an error |
+//!
+//! The lock of the state directory and those of the data files are the same open file descriptions in both, so no third
+//! process gets in between (safety rule 10), and what was acknowledged is in the files before they change hands.
+//!
+//! **What is not carried.** Requests are carried as they are, with payloads and replies cut anywhere (safety rule 26). Clients
+//! that are still in their handshake and have no business here are closed. An import is not interrupted: the upgrade is
+//! refused. Whatever else a client may have in the memory of the old process, such as the keys of TLS, cannot be carried:
+//! such a connection has to be closed before the discs are frozen, by [`crate::shard`], at a request boundary.
+//!
+//! * [`channel`]: messages with descriptors. [`state`]: the discs as bytes.
+//! * [`giver`] and [`taker`]: the two sides.
+//!
+//! Deliberately absent: going back to an older program that knows no upgrade (stop it and start the other one), and the
+//! stand-alone server, which has nobody to ask it.
+
+pub mod channel;
+pub mod giver;
+pub mod state;
+pub mod taker;
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The form of what is handed over. A taker that does not know it says so, and the giver serves on.
+pub const FORMAT: u32 = 1;
+
+/// How long the new program may take until it is ready: rings, pools, and the loading of a program on a busy machine.
+pub const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long it may take to read the sidecars of all discs. Nobody waits for it but the brain.
+pub const PREPARED_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the operations in flight may take to end while the clients wait.
+pub const FREEZE_DEADLINE: Duration = Duration::from_millis(60);
+
+/// How often it is tried to freeze all discs: a slow flush is over some time.
+pub const FREEZE_TRIES: u32 = 25;
+
+/// How long the discs go on between two tries.
+pub const FREEZE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long the new process may take to open everything while the clients wait. It takes milliseconds; a process that
+/// takes this long does not come back.
+pub const SERVING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What the giver says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GiverSaid {
+    /// No record changes any more: read them.
+    Prepare,
+    /// The state, in the first descriptor, and so many descriptors in all, of which further messages bring the rest.
+    State(state::Contents),
+    /// More descriptors.
+    Descriptors,
+}
+
+/// What the taker says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TakerSaid {
+    /// It can run here.
+    Ready,
+    /// It knows the discs.
+    Prepared,
+    /// It has everything, and serves from now on.
+    Serving,
+    /// It cannot, for this reason, and ends.
+    Failed(String),
+}

@@ -1,0 +1,223 @@
+//! All discs and their clients as bytes and descriptors.
+//!
+//! ```text
+//!   {"facts":{…},"clients_count":2}⏎                      a disc; descriptors: its file, its listener
+//!   {"facts":{…},"input_bytes":28,"output_bytes":0}⏎…     a client, and the bytes; descriptor: its socket
+//! ```
+//!
+//! Lines of JSON, because the two sides are different versions: an attribute that one does not know is left out or has its
+//! default. What clients have sent or are to be sent follows as it is. Descriptors are in the order in which they are
+//! mentioned. Whatever does not fit together is refused as a whole.
+
+use crate::shard::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    io::{self, Write},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+use thiserror::Error;
+
+/// Longest state that is read, in bytes: the buffers of some shards, and a few hundred bytes for each disc and client.
+pub const STATE_BYTES_MAX: u64 = 4 << 30;
+
+/// What there is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Descriptors in all messages, with those of the state itself and of the process.
+    pub descriptors_count: usize,
+    /// There is a listener for metrics among them.
+    pub metrics: bool,
+}
+
+/// Why a state cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// It ends too early, or a count is not true.
+    #[error("the state that was handed over is cut off")]
+    Short,
+    /// A line is not what it should be.
+    #[error("the state that was handed over is not understood")]
+    Line(#[from] serde_json::Error),
+    /// More or fewer descriptors than it mentions.
+    #[error("{0} descriptors more than the state mentions were handed over")]
+    Descriptors(usize),
+}
+
+#[derive(Serialize, Deserialize)]
+struct DiscLine {
+    facts: DiscFacts,
+    clients_count: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClientLine {
+    facts: ClientFacts,
+    input_bytes: usize,
+    output_bytes: usize,
+}
+
+/// Writes the bytes of all discs.
+///
+/// # Errors
+/// What `out` says.
+pub fn write(discs: &[CarriedDisc], out: &mut impl Write) -> io::Result<()> {
+    for disc in discs {
+        write_line(out, &DiscLine { facts: disc.facts.clone(), clients_count: disc.clients.len() })?;
+        for client in &disc.clients {
+            let (input_bytes, output_bytes) = (client.input.len(), client.output.len());
+            write_line(out, &ClientLine { facts: client.facts.clone(), input_bytes, output_bytes })?;
+            out.write_all(&client.input)?;
+            out.write_all(&client.output)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+/// The descriptors of all discs, in the order of [`write()`].
+pub fn descriptors(discs: &[CarriedDisc]) -> impl Iterator<Item = BorrowedFd<'_>> {
+    discs.iter().flat_map(|disc| {
+        let sockets = disc.clients.iter().map(|client| client.socket.as_fd());
+        [disc.data.as_fd(), disc.listener.as_fd()].into_iter().chain(sockets)
+    })
+}
+
+/// The discs from what [`write()`] and [`descriptors`] gave.
+///
+/// # Errors
+/// When it is anything else.
+pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) -> Result<Vec<CarriedDisc>, StateError> {
+    let mut descriptors = descriptors.into_iter();
+    let mut discs = Vec::new();
+    while !bytes.is_empty() {
+        let DiscLine { facts, clients_count } = read_line(&mut bytes)?;
+        let data = descriptors.next().ok_or(StateError::Short)?;
+        let listener = descriptors.next().ok_or(StateError::Short)?.into();
+        let mut clients = Vec::new();
+        for _ in 0..clients_count {
+            let ClientLine { facts, input_bytes, output_bytes } = read_line(&mut bytes)?;
+            let socket = descriptors.next().ok_or(StateError::Short)?;
+            let (input, output) = (take(&mut bytes, input_bytes)?, take(&mut bytes, output_bytes)?);
+            clients.push(CarriedClient { facts, socket, input, output });
+        }
+        discs.push(CarriedDisc { facts, data, listener, clients });
+    }
+    match descriptors.count() {
+        0 => Ok(discs),
+        count => Err(StateError::Descriptors(count)),
+    }
+}
+
+fn read_line<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, StateError> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(StateError::Short)?;
+    let line = serde_json::from_slice(&bytes[..end])?;
+    *bytes = &bytes[end + 1..];
+    Ok(line)
+}
+
+fn take(bytes: &mut &[u8], count: usize) -> Result<Vec<u8>, StateError> {
+    let (taken, rest) = bytes.split_at_checked(count).ok_or(StateError::Short)?;
+    *bytes = rest;
+    Ok(taken.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::DiscCounters;
+    use crate::nbd::{request::Header, server::Server};
+    use crate::shard::Suspended;
+    use proptest::prelude::*;
+    use spine::id::DiscNumber;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    fn descriptor() -> OwnedFd {
+        tempfile::tempfile().unwrap().into()
+    }
+
+    fn disc(number: u64, clients: &[(&[u8], &[u8])]) -> CarriedDisc {
+        let mut counters = DiscCounters { reads_count: 7, ..DiscCounters::default() };
+        counters.read_latency_us.record(1000);
+        let header = Header { flags: 1, command: 1, cookie: u64::MAX, offset: 512, length: 4096 };
+        let client = |(input, output): &(&[u8], &[u8])| CarriedClient {
+            facts: ClientFacts {
+                peer: Ipv4Addr::LOCALHOST.into(),
+                grant: None,
+                draining: false,
+                server: Server::new(&mut vec![]),
+                pending: Some(header),
+                landing: None,
+                suspended: vec![Suspended { header, done: 3, error: None }],
+            },
+            socket: descriptor(),
+            input: input.to_vec(),
+            output: output.to_vec(),
+        };
+        CarriedDisc {
+            facts: DiscFacts { number: DiscNumber(number), size_bytes: 1 << 40, sync_failed: true, counters },
+            data: descriptor(),
+            listener: TcpListener::from(descriptor()),
+            clients: clients.iter().map(client).collect(),
+        }
+    }
+
+    fn bytes(discs: &[CarriedDisc]) -> Vec<u8> {
+        let mut bytes = vec![];
+        write(discs, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read_with_each_byte_and_each_descriptor() {
+        let discs = [disc(1, &[]), disc(2, &[(b"{\n", b""), (b"", b"\n\n}")])];
+        let copies = descriptors(&discs).map(|fd| fd.try_clone_to_owned().unwrap());
+        let read = read(&bytes(&discs), copies.collect::<Vec<_>>()).unwrap();
+        assert_eq!(bytes(&read), bytes(&discs));
+        let inodes = |discs: &[CarriedDisc]| -> Vec<u64> {
+            descriptors(discs).map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect()
+        };
+        assert_eq!(inodes(&read), inodes(&discs));
+        assert_eq!(
+            (read[1].facts.counters, read[1].clients[1].output.as_slice()),
+            (discs[1].facts.counters, &b"\n\n}"[..])
+        );
+    }
+
+    #[test]
+    fn a_cut_or_a_wrong_count_is_refused() {
+        let whole = bytes(&[disc(1, &[(b"abc", b"de")])]);
+        let descriptors = |count: usize| (0..count).map(|_| descriptor()).collect::<Vec<_>>();
+        assert!(read(&whole, descriptors(3)).is_ok());
+        for end in 1..whole.len() {
+            assert!(read(&whole[..end], descriptors(3)).is_err(), "cut at {end}");
+        }
+        assert!(matches!(read(&whole, descriptors(2)), Err(StateError::Short)));
+        assert!(matches!(read(&whole, descriptors(4)), Err(StateError::Descriptors(1))));
+    }
+
+    #[test]
+    fn counters_of_another_version_begin_again() {
+        let text = String::from_utf8(bytes(&[disc(1, &[])])).unwrap();
+        let text = text.replace("\"reads_count\":7", "\"reads_total\":7");
+        let read = read(text.as_bytes(), [descriptor(), descriptor()]).unwrap();
+        assert_eq!(read[0].facts.counters, DiscCounters::default());
+        assert!(read[0].facts.sync_failed);
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_is_refused_and_harms_nobody(place in 0usize..700, byte: u8) {
+            let mut whole = bytes(&[disc(1, &[(b"abc", b"de")])]);
+            let place = place % whole.len();
+            whole[place] = byte;
+            // It is understood or refused, and never more than what was given.
+            if let Ok(discs) = read(&whole, (0..3).map(|_| descriptor()).collect::<Vec<_>>()) {
+                prop_assert_eq!(discs.iter().map(|disc| disc.clients.len()).sum::<usize>(), 1);
+            }
+        }
+    }
+}
