@@ -60,8 +60,9 @@ CREATE TABLE disc_leftovers (
     disc_number        bigint NOT NULL,
     grade              text NOT NULL,
     tail_id            bigint NOT NULL REFERENCES nodes (id),
-    generation         bigint NOT NULL,
-    reason             text NOT NULL,
-    created_at         timestamptz NOT NULL DEFAULT now()
+    generation         bigint NOT NULL,         -- the removal is ordered with it: nothing newer goes
+    aborted            uuid,                    -- the copy that this move made, which came to nothing; null: the former owner's
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (disc_number, tail_id, generation)
 );
 CREATE INDEX disc_leftovers_vm ON disc_leftovers (virtual_machine_id);

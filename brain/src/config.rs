@@ -119,11 +119,13 @@ pub struct LimitsConfig {
     pub vm_stops_max: u32,
     /// Seconds of the window.
     pub window_s: u64,
+    /// Discs that move between tails at the same time, in the whole cluster.
+    pub disc_moves_max: u32,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { vm_starts_max: 120, vm_stops_max: 120, window_s: 60 }
+        Self { vm_starts_max: 120, vm_stops_max: 120, window_s: 60, disc_moves_max: 16 }
     }
 }
 

@@ -31,6 +31,9 @@ pub const SWEEP_VMS_MAX: usize = 500;
 /// discs takes five rounds.
 pub const ROUNDS_MAX: usize = 32;
 
+/// Queued disc moves that are looked at in one sweep, the first to begin first: those behind them wait for these anyway.
+pub const QUEUED_MOVES_MAX: i64 = 1000;
+
 /// Between two sweeps over all VMs when nothing happens.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -73,6 +76,10 @@ pub const POOL_FREE_PERCENT_MIN: i64 = 2;
 
 /// Longest reason kept of what a node says, in characters.
 pub const REASON_CHARS_MAX: usize = 500;
+
+/// Between two reports of the same short pool, and between two orders to relieve it: the moves of the first are done by
+/// then, or show in what is proposed next.
+pub const SHORT_REPORT_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Reports of the same stray resource are this far apart at least.
 pub const STRAY_REPORT_INTERVAL: Duration = Duration::from_secs(600);

@@ -5,12 +5,17 @@ mod common;
 use brain::{
     model::{
         change::Change,
-        work::{RunState, Work},
+        migration::MigrationState,
+        work::{RunState, Undo, Work},
     },
-    store::{Store, cluster, nodes, places, pools, purge, work as rows},
+    store::{
+        Store, cluster,
+        migrations::{self, Sources},
+        nodes, places, pools, purge, work as rows,
+    },
 };
 use spine::{
-    id::{AttachmentsVersion, DiscNumber, NodeName},
+    id::{AttachmentsVersion, DiscNumber, Generation, NodeName},
     limits::VERSIONS,
     message::{Hello, Role},
     secret::Secret,
@@ -130,6 +135,99 @@ async fn each_change_does_to_the_rows_what_it_means() {
     assert!(!load(&store, vm).await.unwrap().vm.power_on, "autoreboot_on was false");
     let sql = "SELECT count(*) FROM events WHERE kind = 'vm-stopped' AND message = 'why'";
     assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1, "R166: once");
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r130_a_move_does_to_the_rows_what_it_means() {
+    let Some(server) = common::Server::start().await else { return };
+    let store = server.store().await;
+    let vm = furnish(&store).await;
+    let disc = load(&store, vm).await.unwrap().discs[0].number;
+    let mut client = store.client().await.unwrap();
+    let tx = client.transaction().await.unwrap();
+    let mut tail2 = hello("tail2", Role::Tail);
+    tail2.extra.insert("migration_address".to_owned(), "[fd00:b16:0:2::22]:7771".into());
+    nodes::register(&tx, &tail2).await.unwrap();
+    let reported = serde_json::json!({"ssd1": {"grade": "ssd", "size": 100u64 << 30, "free": 50u64 << 30,
+        "allocated": 0, "promised": 0, "discs": 0}});
+    pools::report(&tx, &tail2.node, &serde_json::from_value(reported).unwrap()).await.unwrap();
+    let [source, target] = ["tail1-sata1", "tail2-ssd1"];
+    let found = places::pools(&tx).await.unwrap();
+    let id = |label: &str| found.iter().find(|pool| pool.label == label).unwrap().id;
+    rows::place_disc(&tx, disc, id(source)).await.unwrap();
+    assert_eq!(migrations::able_tails(&tx).await.unwrap(), ["tail2".to_owned()].into());
+    let all = Sources { pool_ids: vec![id(source)], ..Sources::default() };
+    let candidate = migrations::candidates(&tx, &all).await.unwrap().remove(0);
+    let job = migrations::insert_job(&tx, &serde_json::json!({}), "root", 1).await.unwrap();
+    migrations::insert(&tx, job, &candidate, Ok(id(target))).await.unwrap();
+    let queue = migrations::queue(&tx, 10).await.unwrap();
+    let [queued] = &queue[..] else { panic!("{queue:?}") };
+    assert!(!queued.settled, "its image comes first");
+    assert!(!migrations::begin(&tx, queued.id, id(target), "because").await.unwrap(), "and it is not begun before");
+    tx.execute("UPDATE discs SET made = true, image = NULL", &[]).await.unwrap();
+    assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
+    assert!(!migrations::begin(&tx, queued.id, id(target), "again").await.unwrap());
+    assert_eq!(migrations::loads(&tx).await.unwrap()[&id(target)].moves_count, 1);
+    let promised = |label: &str| found.iter().find(|pool| pool.label == label).unwrap().promised_mib;
+    assert_eq!(promised(target), 0);
+    assert_eq!(
+        places::pools(&tx).await.unwrap().iter().map(|pool| pool.promised_mib).sum::<i64>(),
+        2048,
+        "at both ends"
+    );
+    let obstacle = migrations::candidates(&tx, &all).await.unwrap()[0].obstacle.clone();
+    assert_eq!(obstacle.as_deref(), Some("it is being moved to tail2-ssd1 already"));
+    tx.commit().await.unwrap();
+    let moving = load(&store, vm).await.unwrap().discs[0].moving.clone().unwrap();
+    assert_eq!((moving.generation, moving.target_grade.as_str()), (Generation(2), "ssd"));
+    assert_eq!(moving.target_address.unwrap().port(), 7771);
+
+    let undo = |reason: &str| Undo { reason: reason.to_owned(), state: MigrationState::Errored, stops_job: true };
+    let apply = async |change: Change| {
+        let mut expected = load(&store, vm).await.unwrap();
+        assert!(change.apply(&mut expected));
+        let mut client = store.client().await.unwrap();
+        let tx = client.transaction().await.unwrap();
+        assert!(rows::lock(&tx, vm).await.unwrap());
+        rows::write(&tx, vm, &change).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(load(&store, vm).await.unwrap(), expected, "{change:?}");
+    };
+    let removed = |tail: &str, generation| Change::LeftoverRemoved {
+        disc,
+        tail: tail.parse().unwrap(),
+        generation: Generation(generation),
+    };
+    apply(Change::MoveUndo { disc, undo: undo("it broke") }).await;
+    apply(Change::MoveUndo { disc, undo: undo("later") }).await;
+    apply(Change::MoveUndone(disc)).await;
+    apply(Change::MoveUndone(disc)).await;
+    apply(Change::DiscMoved(disc)).await;
+    let tx = client.transaction().await.unwrap();
+    let [job] = &migrations::jobs(&tx, None, false).await.unwrap()[..] else { panic!("one job") };
+    assert!(job.finished_at.is_some() && job.stopped_reason.as_deref().unwrap().contains("it broke"), "{job:?}");
+    let known = rows::known(&tx).await.unwrap();
+    assert!(known.discs.contains(&(disc.0, "tail2".to_owned())), "R058: a leftover is no stray");
+    let candidate = migrations::candidates(&tx, &all).await.unwrap().remove(0);
+    assert_eq!(candidate.leftover_tails, ["tail2".to_owned()].into());
+    let job = migrations::insert_job(&tx, &serde_json::json!({}), "root", 1).await.unwrap();
+    migrations::insert(&tx, job, &candidate, Ok(id(target))).await.unwrap();
+    let queued = migrations::queue(&tx, 10).await.unwrap().remove(0);
+    assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
+    tx.commit().await.unwrap();
+    apply(removed("tail2", 2)).await;
+    apply(Change::DiscMoved(disc)).await;
+    let work = load(&store, vm).await.unwrap();
+    assert_eq!((work.discs[0].generation, work.discs[0].grade.as_str()), (Generation(3), "ssd"), "nbd.md 3.9: g+2");
+    apply(removed("tail1", 2)).await;
+    assert_eq!(load(&store, vm).await.unwrap().leftovers.len(), 1, "of another generation");
+    apply(removed("tail1", 3)).await;
+    let tx = client.transaction().await.unwrap();
+    let ended = migrations::of_jobs(&tx, &[job]).await.unwrap();
+    assert_eq!(ended[0].state, MigrationState::Done);
+    drop(tx);
     drop(client);
     server.stop().await;
 }

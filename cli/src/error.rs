@@ -135,6 +135,8 @@ fn hint_of(problem: &Problem) -> Option<&'static str> {
         "cores" => "say it with --vm-cores",
         "cdrom_url" => "say it with --vm-cdrom-url",
         "label" => "say it with --disc-label",
+        "new_pool_spec" | "new_grade" => "say --plan to see where the disc could go",
+        "sources" | "destinations" => "`bigv tail list`, `bigv pool list` and `bigv pool discs` know what there is",
         _ => return None,
     })
 }

@@ -101,7 +101,7 @@ impl Settings {
         }
         let format = match (globals.output_format, &environment.format) {
             (Some(format), _) => format,
-            (None, _) if globals.batch => Format::Json,
+            (None, _) if globals.batch || globals.json => Format::Json,
             (None, Some(text)) => Format::from_str(text, true).map_err(|_| {
                 Error::BadInput(format!("BIGV_OUTPUT_FORMAT is {text:?}: it may be human, json or table"))
             })?,

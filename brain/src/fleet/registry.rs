@@ -433,7 +433,10 @@ fn expected(name: &ResourceName, mut attributes: Attributes) -> Value {
     if let ResourceName::Disc(_) = name {
         let imports = attributes.remove("image").is_some_and(|image| !image.is_null());
         attributes.remove("force");
-        if imports {
+        if attributes.remove("incoming").is_some_and(|incoming| !incoming.is_null()) {
+            attributes.insert("state".to_owned(), json!("receiving"));
+            attributes.insert("owner".to_owned(), json!("incoming"));
+        } else if imports {
             attributes.insert("state".to_owned(), json!("importing"));
             attributes.insert("progress".to_owned(), json!(0));
         } else if attributes.contains_key("storage_pool") {

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 
 /// Attributes that are named as ignored, at most: the header has to stay short.
 const IGNORED_MAX: usize = 32;
-/// Longest list that is read.
+/// Longest list of objects that is read.
 const LIST_MAX: usize = 64;
+/// Longest list of names that is read: all the discs of a tail.
+const TEXTS_MAX: usize = 16_384;
 
 /// One attribute of a body.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +111,22 @@ impl Fields {
                 _ => None,
             };
             members.into_iter().map(object).collect::<Option<_>>().ok_or("is invalid")
+        })
+    }
+
+    /// A list of texts or numbers, as people name things.
+    pub fn texts(&mut self, name: &str) -> Field<Vec<String>> {
+        self.field(name, |value| {
+            let Value::Array(members) = value else { return Err("is invalid") };
+            if members.len() > TEXTS_MAX {
+                return Err("has too many members");
+            }
+            let text = |member| match member {
+                Value::String(text) if !text.contains('\0') => Some(text),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            };
+            members.into_iter().map(text).collect::<Option<_>>().ok_or("is invalid")
         })
     }
 

@@ -34,7 +34,9 @@ use axum::{
 };
 use fault::Fault;
 use std::sync::Arc;
-use v1::{accounts, admin, definitions, discs, groups, nics, privileges, sessions, users, virtual_machines};
+use v1::{
+    accounts, admin, definitions, discs, groups, migrations, nics, privileges, sessions, users, virtual_machines,
+};
 use waiting::Waiting;
 
 /// What the API is served from.
@@ -97,11 +99,22 @@ pub fn router(state: AppState) -> Router {
         .route("/privileges", get(privileges::list))
         .route("/privileges/{privilege}", delete(privileges::delete).get(privileges::show))
         .route("/admin/heads", get(admin::heads))
-        .route("/admin/heads/{node}", get(admin::head))
+        .route("/admin/heads/{node}", get(admin::head).put(admin::update_head))
         .route("/admin/tails", get(admin::tails))
-        .route("/admin/tails/{node}", get(admin::tail))
+        .route("/admin/tails/{node}", get(admin::tail).put(admin::update_tail))
+        .route("/admin/tails/{node}/discs", get(admin::discs_of_tail))
+        .route("/admin/tails/{node}/empty", post(migrations::empty_tail))
         .route("/admin/storage_pools", get(admin::storage_pools))
-        .route("/admin/storage_pools/{pool}", get(admin::storage_pool))
+        .route("/admin/storage_pools/{pool}", get(admin::storage_pool).put(admin::update_storage_pool))
+        .route("/admin/storage_pools/{pool}/discs", get(admin::discs_of_storage_pool))
+        .route("/admin/storage_pools/{pool}/empty", post(migrations::empty_pool))
+        .route("/admin/migrating_discs", get(migrations::migrating_discs))
+        .route("/admin/discs/{disc}/migrate", post(migrations::migrate))
+        .route("/admin/discs/{disc}/cancel_migration", post(migrations::cancel))
+        .route("/admin/discs/{disc}/regrade", post(migrations::regrade))
+        .route("/admin/migration_jobs", get(migrations::list).post(migrations::create))
+        .route("/admin/migration_jobs/{job}", get(migrations::show).put(migrations::update))
+        .route("/admin/migration_jobs/{job}/migrations", get(migrations::active))
         .fallback(|| async { Fault::NotFound })
         .method_not_allowed_fallback(|| async { Fault::MethodNotAllowed })
         // Bodies are read with a bound of their own, which answers in the API's form.

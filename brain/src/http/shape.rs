@@ -12,7 +12,10 @@ use crate::{
     },
 };
 use serde_json::{Value, json};
-use spine::api::{self, kind};
+use spine::{
+    api::{self, kind},
+    resource::migration::MigrationPhase,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// An account by itself.
@@ -97,8 +100,39 @@ pub fn disc(disc: disc::Disc) -> api::Disc {
         backup_count: 0,
         backups_enabled: false,
         status: Some(status(disc.status)),
+        moving: disc.moving.map(moving),
         kind: Some(kind::DISC.to_owned()),
     }
+}
+
+fn moving(moving: disc::Moving) -> api::DiscMove {
+    let progress = moving.progress;
+    let own = progress.as_ref().map(|progress| &progress.migration);
+    let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    api::DiscMove {
+        new_storage_pool: moving.storage_pool,
+        new_storage_grade: moving.grade,
+        migration_job_id: moving.job_id,
+        migration_phase: match (&moving.undo_reason, own) {
+            (Some(_), _) => "undoing".to_owned(),
+            (None, Some(own)) => word(own.phase),
+            (None, None) => "preparing".to_owned(),
+        },
+        migration_reason: moving.undo_reason,
+        migration_progress: progress.as_ref().and_then(|progress| progress.percent).unwrap_or(0).min(100).into(),
+        migration_eta: number(progress.as_ref().and_then(|progress| progress.eta_s)),
+        migration_speed: number(progress.as_ref().and_then(|progress| progress.speed_mb_per_s)),
+        migration_bytes_copied: number(own.map(|own| own.bytes_copied)),
+        migration_bytes_left: number(own.map(|own| own.bytes_left)),
+        migration_dirtied_bytes_per_s: number(own.and_then(|own| own.dirtied_bytes_per_s)),
+        migration_expected_pause_ms: number(own.and_then(|own| own.expected_pause_ms)),
+        migration_verified_percent: own.and_then(|own| own.verified_percent).map(i64::from),
+    }
+}
+
+/// The spine's word for a phase.
+fn word(phase: MigrationPhase) -> String {
+    serde_json::to_value(phase).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// A network card.

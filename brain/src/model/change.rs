@@ -4,8 +4,8 @@
 //! the meaning of each; `store::work::write` does the same to the database, and a test compares the
 //! two.
 
-use super::work::{DiscRow, EndedRun, RunState, Work};
-use spine::id::{AttachmentsVersion, DiscNumber, ImageName};
+use super::work::{DiscRow, EndedRun, Leftover, RunState, Undo, Work};
+use spine::id::{AttachmentsVersion, DiscNumber, Generation, ImageName, NodeName};
 
 /// One change of a VM's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,27 @@ pub enum Change {
         /// To what.
         version: AttachmentsVersion,
     },
+    /// The target of the disc's move is its owner: that is where it lies from now on, and what the source
+    /// has is left over.
+    DiscMoved(DiscNumber),
+    /// The disc's move is to come to nothing.
+    MoveUndo {
+        /// Which disc.
+        disc: DiscNumber,
+        /// Why, and how it ends.
+        undo: Undo,
+    },
+    /// The source has said that it stays the owner: the move has ended, and what the target has is left over.
+    MoveUndone(DiscNumber),
+    /// The tail has removed a leftover, or never had it.
+    LeftoverRemoved {
+        /// Of which disc.
+        disc: DiscNumber,
+        /// Where.
+        tail: NodeName,
+        /// Which.
+        generation: Generation,
+    },
     /// The open run is further.
     RunMoved(RunState),
     /// The open run is over; its discs' attachments are to be withdrawn.
@@ -100,6 +121,16 @@ impl Change {
             Self::AttachmentsRaised { disc, version } => {
                 with_disc(work, *disc, |disc| disc.attachments_version = disc.attachments_version.max(*version));
             }
+            Self::DiscMoved(number) => end_move(work, *number, true),
+            Self::MoveUndo { disc, undo } => with_disc(work, *disc, |disc| {
+                if let Some(moving) = &mut disc.moving {
+                    moving.undo.get_or_insert_with(|| undo.clone());
+                }
+            }),
+            Self::MoveUndone(number) => end_move(work, *number, false),
+            Self::LeftoverRemoved { disc, tail, generation } => work.leftovers.retain(|leftover| {
+                (leftover.name.number, &leftover.tail, leftover.generation) != (*disc, tail, *generation)
+            }),
             Self::RunMoved(state) => {
                 if let Some(run) = &mut work.run {
                     run.state = *state;
@@ -132,6 +163,24 @@ pub fn raise_attachments(work: &mut Work) {
     for disc in work.discs.iter_mut().filter(|disc| disc.remove_reason.is_none()) {
         disc.attachments_version = disc.attachments_version.next();
     }
+}
+
+/// One of the two tails has the disc, and the other a leftover.
+fn end_move(work: &mut Work, number: DiscNumber, moved: bool) {
+    let Some(disc) = work.discs.iter_mut().find(|disc| disc.number == number) else { return };
+    let Some(moving) = disc.moving.take() else { return };
+    let generation = moving.generation;
+    let leftover = if moved {
+        let source = disc.pool.replace(moving.target);
+        let name = disc.spine_name();
+        disc.grade = moving.target_grade;
+        disc.generation = generation;
+        source.map(|source| Leftover { name, tail: source.tail, generation, aborted: None })
+    } else {
+        let name = disc.target_name(&moving);
+        Some(Leftover { name, tail: moving.target.tail, generation, aborted: Some(moving.id) })
+    };
+    work.leftovers.extend(leftover);
 }
 
 fn with_disc(work: &mut Work, number: DiscNumber, change: impl FnOnce(&mut DiscRow)) {

@@ -1,6 +1,10 @@
 //! A disc as it is in the books.
 
 use super::{privilege::Place, vm::Status};
+use spine::{
+    id::{DiscNumber, MigrationId, NodeName},
+    resource::migration::MigrationReport,
+};
 
 /// Smallest disc, in MiB.
 pub const SIZE_MIB_MIN: i64 = 50;
@@ -28,6 +32,42 @@ pub struct Disc {
     pub storage_pool: Option<String>,
     /// How it stands, as the reconciler says.
     pub status: Status,
+    /// Its move to another tail that is under way.
+    pub moving: Option<Moving>,
+}
+
+/// A disc's move that is under way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moving {
+    /// What the tails know it by.
+    pub id: MigrationId,
+    /// The disc's number in the cluster.
+    pub number: DiscNumber,
+    /// The tail that has it.
+    pub source_tail: NodeName,
+    /// The label of the pool that it goes to.
+    pub storage_pool: String,
+    /// That pool's grade.
+    pub grade: String,
+    /// The job that it is part of.
+    pub job_id: i64,
+    /// Why it is being undone, if so.
+    pub undo_reason: Option<String>,
+    /// What its tail says of it; none while it has not begun, or its tail is away.
+    pub progress: Option<MoveProgress>,
+}
+
+/// How far a move is, as the source says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoveProgress {
+    /// Percent moved.
+    pub percent: Option<u8>,
+    /// Seconds until it is over.
+    pub eta_s: Option<u64>,
+    /// 10⁶ bytes a second.
+    pub speed_mb_per_s: Option<u64>,
+    /// All the rest.
+    pub migration: MigrationReport,
 }
 
 /// A disc to be made, as it was asked for.

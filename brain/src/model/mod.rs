@@ -12,5 +12,6 @@ pub mod network;
 pub mod nic;
 pub mod placement;
 pub mod privilege;
+pub mod relief;
 pub mod vm;
 pub mod work;

@@ -1,12 +1,17 @@
 //! A VM with all that belongs to it, as its rows say: what the reconciler works from.
 
+use super::migration::MigrationState;
 use spine::{
     id::{
-        AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, NodeName, PoolName, ResourceName, VmId,
+        AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, MigrationId, NodeName, PoolName,
+        ResourceName, VmId,
     },
     secret::Secret,
 };
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 use time::OffsetDateTime;
 
 /// A VM with its discs, its open run, its cards and its console's users.
@@ -20,6 +25,8 @@ pub struct Work {
     pub run: Option<RunRow>,
     /// Runs that were ended while their head was away: it may have them still.
     pub unconfirmed: Vec<EndedRun>,
+    /// Copies of its discs that are to be removed.
+    pub leftovers: Vec<Leftover>,
     /// Its network cards in order.
     pub cards: Vec<CardRow>,
     /// Who may use its console, by name.
@@ -92,8 +99,53 @@ pub struct DiscRow {
     pub shrink_forced: bool,
     /// Why it is to be destroyed, if so.
     pub remove_reason: Option<String>,
+    /// Its move to another tail that is under way.
+    pub moving: Option<MoveRow>,
     /// How it stands, as written last.
     pub status: Status,
+}
+
+/// A move of a disc that was begun: its generation is granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveRow {
+    /// What the tails know it by.
+    pub id: MigrationId,
+    /// Where the disc goes.
+    pub target: PoolRow,
+    /// The grade of that pool.
+    pub target_grade: Grade,
+    /// Where the target waits for discs; none: it takes none.
+    pub target_address: Option<SocketAddr>,
+    /// Where the source connects from.
+    pub source_address: Option<IpAddr>,
+    /// Of which the target is to become the owner.
+    pub generation: Generation,
+    /// It is to come to nothing, as far as that is still possible.
+    pub undo: Option<Undo>,
+}
+
+/// How a move comes to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// A sentence.
+    pub reason: String,
+    /// [`MigrationState::Cancelled`] or [`MigrationState::Errored`].
+    pub state: MigrationState,
+    /// Nothing more of its job is begun: what failed here may fail everywhere.
+    pub stops_job: bool,
+}
+
+/// A copy of a disc that is not the disc any more, or never became it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// What the tail calls it.
+    pub name: DiscName,
+    /// Where it is.
+    pub tail: NodeName,
+    /// The removal is ordered with it.
+    pub generation: Generation,
+    /// The move that made it and came to nothing; none: it is what the former owner has.
+    pub aborted: Option<MigrationId>,
 }
 
 /// A pool that holds a disc.
@@ -215,9 +267,21 @@ impl DiscRow {
         DiscName { grade: self.grade.clone(), number: self.number }
     }
 
+    /// What the tail that it moves to calls it.
+    pub fn target_name(&self, moving: &MoveRow) -> DiscName {
+        DiscName { grade: moving.target_grade.clone(), number: self.number }
+    }
+
     /// Its size as the spine has it.
     pub fn size_bytes(&self) -> u64 {
         u64::try_from(self.size_mib).unwrap_or(0).saturating_mul(1 << 20)
+    }
+}
+
+impl MoveRow {
+    /// Where the disc goes, for people.
+    pub fn destination(&self) -> String {
+        format!("{}-{}", self.target.tail, self.target.name)
     }
 }
 

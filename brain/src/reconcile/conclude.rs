@@ -8,7 +8,8 @@ use crate::{
     fleet::FleetError,
     model::{
         change::Change,
-        work::{RunState, Work},
+        migration::MigrationState,
+        work::{RunState, Undo, Work},
     },
 };
 use spine::{id::DiscNumber, message::Command, resource::Attributes};
@@ -33,6 +34,12 @@ pub fn conclude(
         _ => "",
     };
     match (&ask.purpose, word) {
+        (Purpose::RemoveLeftover { .. }, "not-found") => done(work, ask, memory),
+        (Purpose::RemoveLeftover { disc, tail, generation }, _) => {
+            memory.hold_leftover((*disc, tail.clone(), *generation), error.to_string(), now);
+            vec![]
+        }
+        (Purpose::MoveReceive(disc) | Purpose::MoveSend(disc), _) => move_refused(*disc, word, error, memory, now),
         (Purpose::RemoveDisc(_) | Purpose::Stop(_) | Purpose::Confirm(_), "not-found") => done(work, ask, memory),
         (Purpose::RemoveRogue, "not-found") => vec![],
         (Purpose::MakeDisc(disc, _), "pool-full" | "no-such-pool") => refused_by_pool(work, *disc, error, memory, now),
@@ -41,7 +48,9 @@ pub fn conclude(
             | Purpose::RemoveDisc(disc)
             | Purpose::OrderImage(disc, _)
             | Purpose::Resize(disc, _)
-            | Purpose::Attach(disc, _),
+            | Purpose::Attach(disc, _)
+            | Purpose::MoveStop(disc)
+            | Purpose::MoveCommit(disc),
             _,
         ) => {
             memory.hold_disc(*disc, error.to_string(), now);
@@ -68,6 +77,14 @@ fn done(work: &Work, ask: &Ask, memory: &mut Memory) -> Vec<Change> {
             memory.discs.remove(disc);
             memory.granted.insert(*disc, *version);
             vec![]
+        }
+        Purpose::MoveReceive(disc) | Purpose::MoveSend(disc) | Purpose::MoveCommit(disc) => {
+            memory.discs.remove(disc);
+            vec![]
+        }
+        Purpose::MoveStop(disc) => vec![Change::MoveUndone(*disc)],
+        Purpose::RemoveLeftover { disc, tail, generation } => {
+            vec![Change::LeftoverRemoved { disc: *disc, tail: tail.clone(), generation: *generation }]
         }
         Purpose::Start(_) => vec![Change::RunMoved(RunState::Running)],
         Purpose::Stop(start_failed) => {
@@ -103,6 +120,28 @@ fn refused_by_pool(
     }
     memory.hold_disc(disc, error.to_string(), now);
     vec![Change::DiscUnplaced { disc, reason: error.to_string() }]
+}
+
+/// A tail that says no ends the move, one that says nothing is asked again. What is about this disc or its pool does
+/// not keep others of its job from being moved.
+fn move_refused(
+    disc: DiscNumber,
+    word: &str,
+    error: &FleetError,
+    memory: &mut Memory,
+    now: OffsetDateTime,
+) -> Vec<Change> {
+    match error {
+        FleetError::Refused { .. } | FleetError::NotUnderstood { .. } if !matches!(word, "busy" | "moved") => {
+            let stops_job = !matches!(word, "pool-full" | "too-big" | "not-found");
+            let undo = Undo { reason: error.to_string(), state: MigrationState::Errored, stops_job };
+            vec![Change::MoveUndo { disc, undo }]
+        }
+        _ => {
+            memory.hold_disc(disc, error.to_string(), now);
+            vec![]
+        }
+    }
 }
 
 fn start_failed(run: i64, word: &str, error: &FleetError, memory: &mut Memory, now: OffsetDateTime) -> Vec<Change> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! wanted:   no pool ─▶ place ─▶ make ─▶ attachments ─▶ image ordered ─▶ importing ─▶ size ─▶ usable
+//! moving:   see `moving`
 //! unwanted: in use ─▶ (waits) ─▶ remove ─▶ the row goes
 //! ```
 
@@ -23,16 +24,19 @@ use spine::{
     resource::{
         Attributes,
         disc::{Attachment, AttachmentReport, DiscOrder, DiscReport, DiscState},
+        migration::Ownership,
         to_attributes,
     },
 };
 
 impl Standing {
-    fn act(action: Action, status: Status) -> Self {
+    /// A step, for a disc that no machine can start with yet.
+    pub fn act(action: Action, status: Status) -> Self {
         Self { action: Some(action), status, usable: false, granted: false }
     }
 
-    fn wait(status: Status) -> Self {
+    /// No step now.
+    pub fn wait(status: Status) -> Self {
         Self { action: None, status, usable: false, granted: false }
     }
 }
@@ -45,10 +49,16 @@ impl Situation<'_> {
         }
         let mut standing = self.wanted_disc(disc);
         let hold = self.memory.discs.get(&disc.number).filter(|hold| hold.lasts(self.now));
-        if let Some(hold) = hold.filter(|_| standing.action.is_some()) {
-            let state = if disc.made { "failed" } else { "waiting" };
-            standing.action = None;
+        // What has happened is written down at once; only orders are spaced out.
+        let is_order = !matches!(standing.action, None | Some(Action::Record(_)));
+        if let Some(hold) = hold.filter(|_| is_order) {
+            let state = match (&disc.moving, disc.made) {
+                (Some(_), _) => standing.status.state.as_str(),
+                (None, true) => "failed",
+                (None, false) => "waiting",
+            };
             standing.status = Status::because(state, hold.reason.clone());
+            standing.action = None;
         }
         standing
     }
@@ -58,6 +68,9 @@ impl Situation<'_> {
             let status = Status::because("waiting", "a storage pool is being chosen");
             return Standing::act(Action::PlaceDisc(disc.number), status);
         };
+        if let Some(moving) = &disc.moving {
+            return self.moving_disc(disc, pool, moving);
+        }
         if let Some(away) = self.away(&pool.tail) {
             return Standing::wait(Status::because("waiting", away));
         }
@@ -105,6 +118,10 @@ impl Situation<'_> {
             );
             return Standing::wait(Status::because("failed", reason));
         }
+        if report.owner != Ownership::Owner {
+            let reason = format!("{} does not own it, after a move that the database knows nothing of", pool.tail);
+            return Standing::wait(Status::because("failed", reason));
+        }
         if let Some(action) = self.attachments(disc, pool, report) {
             return Standing::act(action, disc_status(report));
         }
@@ -130,7 +147,7 @@ impl Situation<'_> {
     /// Brings the tail's attachments to what they should be. While a run is being attached each tail
     /// is asked even if it seems to agree: only the answer says that no write of an older attachment
     /// is in flight any more (safety rule 4).
-    fn attachments(self, disc: &DiscRow, pool: &PoolRow, report: &DiscReport) -> Option<Action> {
+    pub fn attachments(self, disc: &DiscRow, pool: &PoolRow, report: &DiscReport) -> Option<Action> {
         let wanted = self.wanted_attachments(disc)?;
         let hashed: Vec<AttachmentReport> =
             wanted.iter().map(|one| AttachmentReport { head: one.head, key_hash: one.key.hash() }).collect();
@@ -187,6 +204,9 @@ impl Situation<'_> {
             let removed = Action::Record(Change::DiscRemoved(disc.number));
             return Standing::act(removed, Status::because("removing", reason));
         };
+        if let Some(moving) = &disc.moving {
+            return self.unwanted_moving_disc(disc, pool, moving, reason);
+        }
         if self.is_in_use(disc) {
             return Standing::wait(Status::because("removing", format!("{reason}; it waits for the machine to stop")));
         }
@@ -214,7 +234,8 @@ impl Situation<'_> {
         }
     }
 
-    fn ask_tail(
+    /// An order to the tail that has the disc.
+    pub fn ask_tail(
         self,
         disc: &DiscRow,
         pool: &PoolRow,
@@ -247,7 +268,8 @@ fn order(disc: &DiscRow, pool: &PoolRow) -> DiscOrder {
     }
 }
 
-fn disc_status(report: &DiscReport) -> Status {
+/// How a disc stands, as its tail says.
+pub fn disc_status(report: &DiscReport) -> Status {
     let reason = report.reason.as_deref().map(crate::fleet::registry::shorten);
     match report.state {
         DiscState::Serving => Status { state: "serving".to_owned(), reason, progress: None },
@@ -255,10 +277,7 @@ fn disc_status(report: &DiscReport) -> Status {
             let progress = report.progress.map(|percent| i32::from(percent.min(100)));
             Status { state: "imaging".to_owned(), reason: None, progress }
         }
-        DiscState::Receiving | DiscState::Moved => {
-            let progress = report.migration_progress.map(|percent| i32::from(percent.min(100)));
-            Status { state: "migrating".to_owned(), reason, progress }
-        }
+        DiscState::Receiving | DiscState::Moved => Status { state: "waiting".to_owned(), reason, progress: None },
         DiscState::Failed => Status { state: "failed".to_owned(), reason, progress: None },
     }
 }

@@ -8,6 +8,7 @@ use super::{
     observed::Observed,
     plan::{Action, Ask, Plan, Purpose, Situation},
     resource::Surroundings,
+    short::Short,
     strays::Strays,
 };
 use crate::{
@@ -79,17 +80,19 @@ pub struct Reconciler {
     tasks: HashMap<tokio::task::Id, i64>,
     disc_owners: HashMap<DiscNumber, i64>,
     strays: Strays,
+    short: Short,
 }
 
 /// What the work on one VM needs.
 #[derive(Debug)]
-struct Worker {
+pub(super) struct Worker {
     store: Store,
-    registry: Registry,
-    config: ReconcilerConfig,
+    pub(super) registry: Registry,
+    pub(super) config: ReconcilerConfig,
     gate: Mutex<Gate>,
     connections: Semaphore,
     started: OffsetDateTime,
+    poke: Poke,
 }
 
 impl Reconciler {
@@ -97,7 +100,8 @@ impl Reconciler {
     pub fn new(store: Store, registry: Registry, poke: Poke, config: ReconcilerConfig) -> Self {
         let gate = Mutex::new(Gate::new(config.limits));
         let connections = Semaphore::new(RECONCILER_CONNECTIONS_MAX);
-        let worker = Worker { store, registry, config, gate, connections, started: OffsetDateTime::now_utc() };
+        let started = OffsetDateTime::now_utc();
+        let worker = Worker { store, registry, config, gate, connections, started, poke: poke.clone() };
         Self {
             worker: Arc::new(worker),
             poke,
@@ -107,6 +111,7 @@ impl Reconciler {
             tasks: HashMap::new(),
             disc_owners: HashMap::new(),
             strays: Strays::default(),
+            short: Short::default(),
         }
     }
 
@@ -184,6 +189,9 @@ impl Reconciler {
     async fn sweep(&mut self) -> Result<(), StoreError> {
         let now = OffsetDateTime::now_utc();
         self.worker.purge_due(now).await?;
+        let policy = self.worker.config.placement.discs;
+        self.short.look(&self.worker.store, &self.worker.registry, policy, now).await?;
+        self.worker.begin_moves().await?;
         let mut owners = HashMap::new();
         let mut seen = HashSet::new();
         let mut behind = 0;
@@ -226,7 +234,7 @@ fn new_statuses<'a>(work: &'a Work, plan: &'a Plan) -> Vec<(Option<DiscNumber>, 
 
 impl Worker {
     /// A database connection, once it is this work's turn to have one.
-    async fn client(&self) -> Result<(SemaphorePermit<'_>, Client), StoreError> {
+    pub(super) async fn client(&self) -> Result<(SemaphorePermit<'_>, Client), StoreError> {
         let turn = self.connections.acquire().await.expect("the semaphore is never closed");
         Ok((turn, self.store.client().await?))
     }
@@ -307,6 +315,10 @@ impl Worker {
             rows::write(&tx, work.vm.id, change).await?;
         }
         tx.commit().await?;
+        if matches!(change, Change::DiscMoved(_) | Change::MoveUndone(_) | Change::LeftoverRemoved { .. }) {
+            // The next in the queue may have its turn.
+            self.poke.all();
+        }
         if let Change::RunEnded { reason, .. } = change {
             info!(vm = work.vm.id, name = work.vm.name, reason, "a run has ended");
         }
@@ -426,7 +438,12 @@ impl Worker {
         }
     }
 
-    fn closed(&self, node: &NodeName) -> Option<String> {
+    /// Has the reconciler look at a VM.
+    pub(super) fn poke_vm(&self, vm_id: i64) {
+        self.poke.vm(vm_id);
+    }
+
+    pub(super) fn closed(&self, node: &NodeName) -> Option<String> {
         (self.registry.presence(node) != Presence::Ready).then(|| "not connected".to_owned())
     }
 

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_window_lets_so_many_through() {
-        let mut gate = Gate::new(LimitsConfig { vm_starts_max: 2, vm_stops_max: 1, window_s: 60 });
+        let mut gate =
+            Gate::new(LimitsConfig { vm_starts_max: 2, vm_stops_max: 1, window_s: 60, ..LimitsConfig::default() });
         let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert!(gate.pass(Kind::Start, at(0)).is_ok() && gate.pass(Kind::Start, at(30)).is_ok());
         let closed = gate.pass(Kind::Start, at(59)).unwrap_err();

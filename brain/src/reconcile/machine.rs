@@ -65,7 +65,7 @@ impl<'a> Situation<'a> {
         }
         let action = if !self.work.cards.is_empty() || self.work.vm.management_address.is_some() {
             Some(Change::AddressesFreed)
-        } else if self.work.discs.is_empty() {
+        } else if self.work.discs.is_empty() && self.work.leftovers.is_empty() {
             Some(Change::VmRemoved)
         } else {
             None
@@ -152,7 +152,12 @@ impl<'a> Situation<'a> {
 
     fn keep_running(self, run: &RunRow, own: &Machine, discs: &[StandingDisc<'_>]) -> Next {
         let mut status = Status::plain("running");
-        status.reason = discs.iter().find_map(|(disc, _)| {
+        status.reason = discs.iter().find_map(|(disc, standing)| {
+            if let (Some(_), "waiting", Some(reason)) =
+                (&disc.moving, standing.status.state.as_str(), &standing.status.reason)
+            {
+                return Some(format!("disc {}: {reason}; the guest's I/O waits for it", disc.label));
+            }
             let away = self.away(&disc.pool.as_ref()?.tail)?;
             Some(format!("disc {}: {away}; the guest's I/O waits for it", disc.label))
         });

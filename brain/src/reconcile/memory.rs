@@ -6,7 +6,7 @@ use crate::{
     model::{change::Change, work::Work},
 };
 use spine::{
-    id::{AttachmentsVersion, DiscNumber, NodeName},
+    id::{AttachmentsVersion, DiscNumber, Generation, NodeName},
     resource::Attributes,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,8 @@ pub struct Memory {
     pub vm: Option<Hold>,
     /// Why a disc is to be left alone for a while.
     pub discs: BTreeMap<DiscNumber, Hold>,
+    /// Why a leftover is to be left alone for a while.
+    pub leftovers: BTreeMap<(DiscNumber, NodeName, Generation), Hold>,
     /// Which version of its attachments each tail has said ok to in answer to this brain.
     pub granted: BTreeMap<DiscNumber, AttachmentsVersion>,
     /// The head that has not managed to start the machine.
@@ -67,6 +69,17 @@ impl Memory {
         self.discs.insert(disc, hold(failures_count, reason.into(), now));
     }
 
+    /// A leftover has to wait after its removal failed.
+    pub fn hold_leftover(
+        &mut self,
+        key: (DiscNumber, NodeName, Generation),
+        reason: impl Into<String>,
+        now: OffsetDateTime,
+    ) {
+        let failures_count = self.leftovers.get(&key).map_or(1, |hold| hold.failures_count.saturating_add(1));
+        self.leftovers.insert(key, hold(failures_count, reason.into(), now));
+    }
+
     /// Takes note of a change that has been written. `work` is as it was before.
     pub fn note(&mut self, change: &Change, work: &Work, now: OffsetDateTime) {
         match change {
@@ -91,13 +104,21 @@ impl Memory {
                 self.avoid_pools.remove(disc);
                 self.discs.remove(disc);
             }
+            Change::DiscMoved(disc) | Change::MoveUndone(disc) => {
+                // Its owner is asked once more: only an owner's answer counts (safety rule 5).
+                self.granted.remove(disc);
+                self.discs.remove(disc);
+            }
+            Change::LeftoverRemoved { disc, tail, generation } => {
+                self.leftovers.remove(&(*disc, tail.clone(), *generation));
+            }
             _ => {}
         }
     }
 
     /// The moment after `now` when a pause ends.
     pub fn wakes_at(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
-        let holds = self.discs.values().chain(&self.vm);
+        let holds = self.discs.values().chain(self.leftovers.values()).chain(&self.vm);
         holds.filter(|hold| hold.lasts(now)).map(|hold| hold.until).min()
     }
 }

@@ -20,6 +20,7 @@
 //!   and so nobody else (safety rule 7).
 //! * What is not in the database is reported, never removed (R058, safety rule 8).
 //! * Every stop and every failed start has a recorded reason (R166).
+//! * A disc's row names its owner, or whoever was that last: a move changes it when the target says that it owns the disc.
 //! * How many VMs are started and stopped in a while without a user's order has a limit, whatever the rows say.
 //!
 //! If the brain dies here, the truth is there:
@@ -32,8 +33,10 @@
 //! | after the order to stop one | the run is `stopping`: the head has it not, or is asked again |
 //! | after a run was ended without its head | it is unconfirmed: the head is asked once it is back |
 //! | after a tail destroyed a disc | its row is there: ordered again, `not-found` is as good as ok |
+//! | after a generation was granted | the move is there: both tails are looked at, and told what is missing |
+//! | after the target became the owner | the target says so: the rows follow, and what the source has is left over |
 //!
-//! Deliberately absent: moving VMs and discs, and restarting a lost head's VMs by itself.
+//! Deliberately absent: moving VMs, and restarting a lost head's VMs by itself.
 
 mod conclude;
 mod disc;
@@ -41,12 +44,17 @@ mod driver;
 mod gate;
 mod machine;
 mod memory;
+mod moving;
 mod observed;
 mod plan;
 mod poke;
+mod queue;
 mod resource;
+mod short;
 mod strays;
 
+#[cfg(test)]
+mod simulated_move;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -54,3 +62,4 @@ mod tests;
 
 pub use driver::{Reconciler, ReconcilerConfig};
 pub use poke::Poke;
+pub use short::propose;

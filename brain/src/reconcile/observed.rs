@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::Value;
 use spine::{
-    id::{DiscNumber, NodeName},
+    id::{DiscName, DiscNumber, NodeName},
     resource::{disc::DiscReport, vm::VmResource},
 };
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub struct Observed {
     pub nodes: BTreeMap<NodeName, Node>,
     /// What its tail says of each disc; only of ready tails.
     pub discs: BTreeMap<DiscNumber, SeenDisc>,
+    /// What the tail says of it that it is being moved to; only of ready tails.
+    pub targets: BTreeMap<DiscNumber, SeenDisc>,
     /// The ready heads that have the machine.
     pub machines: Vec<Machine>,
     /// Why the run's head has it no longer, if it has said so.
@@ -65,12 +67,14 @@ impl Observed {
         for disc in &work.discs {
             let Some(pool) = &disc.pool else { continue };
             observed.nodes.insert(pool.tail.clone(), node(&pool.tail));
-            let name = disc.spine_name();
-            if let Some(report) = registry.disc(&pool.tail, &name) {
-                observed.discs.insert(disc.number, SeenDisc::Report(report));
-            } else if registry.has_disc(&pool.tail, &name) {
-                observed.discs.insert(disc.number, SeenDisc::Unreadable);
-            }
+            observed.discs.extend(seen(registry, &pool.tail, &disc.spine_name()).map(|seen| (disc.number, seen)));
+            let Some(moving) = &disc.moving else { continue };
+            let tail = &moving.target.tail;
+            observed.nodes.insert(tail.clone(), node(tail));
+            observed.targets.extend(seen(registry, tail, &disc.target_name(moving)).map(|seen| (disc.number, seen)));
+        }
+        for leftover in &work.leftovers {
+            observed.nodes.insert(leftover.tail.clone(), node(&leftover.tail));
         }
         let id = work.vm.spine_id();
         let machines = registry.heads_with(&id).into_iter();
@@ -91,6 +95,13 @@ impl Observed {
             Some(Node::Away(since)) => Some(*since),
             Some(Node::Ready) | None => None,
         }
+    }
+}
+
+fn seen(registry: &Registry, tail: &NodeName, disc: &DiscName) -> Option<SeenDisc> {
+    match registry.disc(tail, disc) {
+        Some(report) => Some(SeenDisc::Report(report)),
+        None => registry.has_disc(tail, disc).then_some(SeenDisc::Unreadable),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::model::{
     work::{DiscRow, Status, VmRow, Work},
 };
 use spine::{
-    id::{AttachmentsVersion, DiscNumber, ImageName, NodeName},
+    id::{AttachmentsVersion, DiscNumber, Generation, ImageName, NodeName},
     message::Command,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -62,6 +62,23 @@ pub enum Purpose {
     Resize(DiscNumber, i64),
     /// Say who may use a disc.
     Attach(DiscNumber, AttachmentsVersion),
+    /// Make room for a disc that comes from another tail.
+    MoveReceive(DiscNumber),
+    /// Send a disc to another tail.
+    MoveSend(DiscNumber),
+    /// Send it no more, and stay its owner.
+    MoveStop(DiscNumber),
+    /// Own the disc that was received: its former owner has given it up.
+    MoveCommit(DiscNumber),
+    /// Remove a copy that is not the disc.
+    RemoveLeftover {
+        /// Of which disc.
+        disc: DiscNumber,
+        /// Where.
+        tail: NodeName,
+        /// Which.
+        generation: Generation,
+    },
     /// Start the machine, as this run.
     Start(i64),
     /// Stop the machine; true: because its start took too long.
@@ -112,6 +129,7 @@ impl Situation<'_> {
             disc_statuses.insert(disc.number, standing.status.clone());
             discs.push((disc, standing));
         }
+        actions.extend(self.work.leftovers.iter().filter_map(|leftover| self.remove_leftover(leftover)));
         let (action, status) = self.machine(&discs);
         actions.extend(action);
         Plan { actions, status, disc_statuses }

@@ -1,6 +1,6 @@
-//! A world from a seed: one VM, two tails, two heads, and a brain that crashes between any two
+//! A world from a seed: one VM, three tails, two heads, and a brain that crashes between any two
 //! steps. Connections and answers are lost, orders are carried out late, guests crash, the owner
-//! changes their mind. `SEED=n cargo test -p brain simulation` repeats one.
+//! changes their mind, discs move between tails and operators call that off. `SEED=n cargo test -p brain simulation` repeats one.
 
 use super::{
     conclude::conclude,
@@ -8,23 +8,26 @@ use super::{
     observed::{Machine, Node, Observed, SeenDisc},
     plan::{Action, Ask, Plan, Purpose, Situation},
     resource::Surroundings,
+    simulated_move,
     tests::{disc, report, surroundings, vm},
 };
 use crate::{
     fleet::FleetError,
     model::{
         change::{Change, raise_attachments},
-        work::{DiscRow, PoolRow, RunRow, RunState, Work},
+        migration::MigrationState,
+        work::{DiscRow, MoveRow, PoolRow, RunRow, RunState, Undo, Work},
     },
 };
 use serde_json::json;
 use spine::{
-    id::{DiscName, DiscNumber, NodeName, ResourceName},
+    id::{DiscName, DiscNumber, Generation, MigrationId, NodeName, ResourceName},
     message::Command,
     resource::{
         Attributes,
         disc::{Attachment, AttachmentReport, DiscReport, DiscState},
         from_attributes,
+        migration::Ownership,
         vm::VmResource,
     },
     secret::Secret,
@@ -60,9 +63,9 @@ impl Random {
 }
 
 #[derive(Default)]
-struct Peer {
+pub(super) struct Peer {
     away_since: Option<OffsetDateTime>,
-    discs: BTreeMap<DiscNumber, (DiscReport, Vec<Attachment>)>,
+    pub(super) discs: BTreeMap<DiscNumber, (DiscReport, Vec<Attachment>)>,
     machine: Option<VmResource>,
     /// Orders that it has and carries out later, in order.
     late: VecDeque<Command>,
@@ -76,6 +79,8 @@ struct World {
     memory: Memory,
     peers: BTreeMap<NodeName, Peer>,
     runs: i64,
+    /// Generations granted of each disc: the database has them.
+    granted: BTreeMap<DiscNumber, u64>,
     ever_made: BTreeSet<DiscNumber>,
     /// Which head each run's key was given to.
     keys: BTreeMap<String, NodeName>,
@@ -90,7 +95,7 @@ fn head_address(head: &NodeName) -> std::net::IpAddr {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let names = ["head1", "head2", "tail1", "tail2"];
+        let names = ["head1", "head2", "tail1", "tail2", "tail3"];
         let mut first = disc(1, None);
         first.image = Some("tiny".parse().unwrap());
         Self {
@@ -100,6 +105,7 @@ impl World {
             memory: Memory::default(),
             peers: names.iter().map(|name| (name.parse().unwrap(), Peer::default())).collect(),
             runs: 0,
+            granted: BTreeMap::new(),
             ever_made: BTreeSet::new(),
             keys: BTreeMap::new(),
             surroundings: surroundings(),
@@ -118,6 +124,15 @@ impl World {
             {
                 observed.discs.insert(row.number, SeenDisc::Report(report.clone()));
             }
+            let Some(moving) = &row.moving else { continue };
+            let tail = &moving.target.tail;
+            observed.nodes.insert(tail.clone(), node(tail));
+            if let (Node::Ready, Some((report, _))) = (node(tail), self.peers[tail].discs.get(&row.number)) {
+                observed.targets.insert(row.number, SeenDisc::Report(report.clone()));
+            }
+        }
+        for leftover in &work.leftovers {
+            observed.nodes.insert(leftover.tail.clone(), node(&leftover.tail));
         }
         for (name, peer) in &self.peers {
             if let (None, Some(resource)) = (peer.away_since, &peer.machine) {
@@ -187,7 +202,7 @@ impl World {
     }
 
     fn place(&mut self, number: DiscNumber) {
-        let tail: NodeName = if self.random.one_in(2) { "tail1" } else { "tail2" }.parse().unwrap();
+        let tail = self.some_tail();
         if self.peers[&tail].away_since.is_some() {
             return self.memory.hold_disc(number, "no pool", self.now);
         }
@@ -235,10 +250,14 @@ impl World {
                 self.peers.get_mut(&node).unwrap().late.push_back(ask.command.clone());
                 return Err(FleetError::Deadline { node, seconds: 1 });
             }
-            3 => return Err(refused(&node, "io-error")),
             _ => {}
         }
+        // Orders about one thing are carried out in order: whoever answers has done those before.
         self.carry_out_late(&node);
+        let starts_again = matches!(ask.purpose, Purpose::Start(_)) && self.peers[&node].machine.is_some();
+        if fate == 3 && !starts_again {
+            return Err(refused(&node, "io-error"));
+        }
         self.carry_out(&node, ask.command.clone())
     }
 
@@ -263,6 +282,9 @@ impl World {
     fn tail(&mut self, node: &NodeName, name: &DiscName, command: Command) -> Result<Attributes, FleetError> {
         let number = name.number;
         let made_before = self.ever_made.contains(&number);
+        if let Some(answer) = simulated_move::order(&mut self.peers, node, number, &command) {
+            return answer.map_err(|error| refused(node, error));
+        }
         let tail = self.peers.get_mut(node).unwrap();
         match command {
             Command::Create(..) if tail.discs.contains_key(&number) => {}
@@ -330,35 +352,77 @@ impl World {
         let own = work.run.as_ref().unwrap();
         assert_eq!((own.id, &own.head), (run, &ask.node));
         for row in work.kept_discs() {
-            let (_, attachments) = &self.peers[&row.pool.as_ref().unwrap().tail].discs[&row.number];
+            let attachments = simulated_move::authority(&self.peers, row.number);
             let wanted = [Attachment { head: head_address(&own.head), key: own.key.clone() }];
-            assert_eq!(attachments.as_slice(), wanted, "safety rule 7: started without its discs");
+            assert_eq!(attachments, wanted, "safety rule 7: started without its discs");
         }
     }
 
     /// What must hold at every moment.
     fn check(&self) {
-        let mut writers = BTreeSet::new();
         for (number, (_, attachments)) in self.peers.values().flat_map(|peer| &peer.discs) {
             assert!(attachments.len() <= 1, "safety rule 7: disc {number} has two writers");
             for one in attachments {
                 let owner = &self.keys[one.key.hash().as_str()];
                 assert_eq!(head_address(owner), one.head, "a key was given to two heads");
-                writers.insert((number, one.key.hash().as_str().to_owned()));
             }
         }
-        for number in self.ever_made.iter().filter(|_| !self.purging) {
-            let copies = self.peers.values().filter(|peer| peer.discs.contains_key(number)).count();
-            assert_eq!(copies, 1, "disc {number} exists {copies} times");
+        for number in &self.ever_made {
+            simulated_move::check(&self.peers, *number, self.purging);
+        }
+    }
+
+    fn some_tail(&mut self) -> NodeName {
+        ["tail1", "tail2", "tail3"][self.random.below(3) as usize].parse().unwrap()
+    }
+
+    /// An operator orders a move, as the queue begins one: a generation is granted in the rows, before a tail knows.
+    fn begin_move(&mut self) {
+        let (target, picked) = (self.some_tail(), self.random.below(2) as usize);
+        let Some(work) = &mut self.rows else { return };
+        let Some(row) = work.discs.get_mut(picked) else { return };
+        let held = work.leftovers.iter().any(|one| one.name.number == row.number && one.tail == target);
+        let elsewhere = row.pool.as_ref().is_some_and(|pool| pool.tail != target);
+        if !row.made || row.image.is_some() || row.moving.is_some() || row.remove_reason.is_some() || held || !elsewhere
+        {
+            return;
+        }
+        let granted = self.granted.entry(row.number).or_insert(1);
+        *granted += 1;
+        row.moving = Some(MoveRow {
+            id: MigrationId(uuid::Uuid::from_u128(u128::from(row.number.0) << 64 | u128::from(*granted))),
+            target: PoolRow { id: 2, name: "sata1".parse().unwrap(), tail: target },
+            target_grade: "sata".parse().unwrap(),
+            target_address: Some("[fd00::22]:7771".parse().unwrap()),
+            source_address: Some("fd00::21".parse().unwrap()),
+            generation: Generation(*granted),
+            undo: None,
+        });
+    }
+
+    fn cancel_move(&mut self) {
+        let number = DiscNumber(self.random.below(2) + 1);
+        let undo = Undo { reason: "called off".to_owned(), state: MigrationState::Cancelled, stops_job: false };
+        self.record(&Change::MoveUndo { disc: number, undo });
+    }
+
+    /// The tails go on with a move by themselves, whether the brain sees them or not.
+    fn moves_go_on(&mut self) {
+        let (fails, steps) = (self.faults && self.random.one_in(6), self.random.below(3));
+        for number in self.ever_made.clone() {
+            for _ in 0..=steps {
+                simulated_move::go_on(&mut self.peers, number, fails);
+                self.check();
+            }
         }
     }
 
     /// Something happens that the brain has not done.
     fn misfortune(&mut self) {
         let names: Vec<NodeName> = self.peers.keys().cloned().collect();
-        let name = &names[self.random.below(4) as usize];
+        let name = &names[self.random.below(5) as usize];
         let now = self.now;
-        match self.random.below(10) {
+        match self.random.below(14) {
             0 => self.cut(name),
             1..=3 => self.peers.get_mut(name).unwrap().away_since = None,
             4 => drop(self.peers.get_mut(name).unwrap().machine.take()),
@@ -366,6 +430,9 @@ impl World {
             6 => self.owner(|work| work.vm.power_on = true),
             7 => self.owner(|work| (work.vm.power_on, work.vm.autoreboot_on) = (false, false)),
             8 => self.owner(|work| (work.vm.power_on, work.vm.autoreboot_on) = (false, true)),
+            9 => self.begin_move(),
+            10 if self.random.one_in(4) => self.cancel_move(),
+            10..=12 => self.moves_go_on(),
             _ => self.imports_go_on(),
         }
         if self.random.one_in(60) {
@@ -391,7 +458,9 @@ impl World {
 
     fn imports_go_on(&mut self) {
         for (report, _) in self.peers.values_mut().flat_map(|peer| peer.discs.values_mut()) {
-            report.state = DiscState::Serving;
+            if report.state == DiscState::Importing {
+                report.state = DiscState::Serving;
+            }
         }
     }
 
@@ -406,6 +475,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..400 {
             self.imports_go_on();
+            self.moves_go_on();
             quiet = if self.round() { 0 } else { quiet + 1 };
             self.now += Duration::from_secs(20);
             if quiet > 5 {
@@ -423,6 +493,16 @@ impl World {
             return;
         };
         assert!(!self.purging, "the row of a purged VM stays: {work:?}");
+        assert!(work.leftovers.is_empty(), "a leftover stays: {work:?}");
+        for row in &work.discs {
+            assert!(row.moving.is_none(), "a move does not end: {work:?}");
+            let tails: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.discs.contains_key(&row.number)).collect();
+            assert_eq!(tails.len(), 1, "disc {} has copies left over", row.number);
+            let (tail, peer) = tails[0];
+            assert_eq!(Some(tail), row.pool.as_ref().map(|pool| &pool.tail), "it lies where its row says");
+            let report = &peer.discs[&row.number].0;
+            assert_eq!((report.owner, report.generation), (Ownership::Owner, row.generation));
+        }
         let attachments = self.peers.values().flat_map(|peer| peer.discs.values()).map(|(_, own)| own);
         if work.wanted_on() {
             let run = work.run.as_ref().expect("a VM that should be on has a run");

@@ -51,6 +51,7 @@ pub(super) fn disc(number: u64, tail: Option<&str>) -> DiscRow {
         image_ordered: false,
         shrink_forced: false,
         remove_reason: None,
+        moving: None,
         status: Status::plain("waiting"),
     }
 }
@@ -79,6 +80,7 @@ pub(super) fn vm(discs: Vec<DiscRow>) -> Work {
         discs,
         run: None,
         unconfirmed: vec![],
+        leftovers: vec![],
         cards: vec![],
         users: vec![],
     }

@@ -28,7 +28,9 @@ use tokio_postgres::Transaction;
 pub async fn list(service: &Service, caller: &Caller, filter: &Filter) -> Result<Vec<Disc>, ServiceError> {
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
-    Ok(discs::list(&tx, &caller.access.reach(), filter).await?)
+    let mut found = discs::list(&tx, &caller.access.reach(), filter).await?;
+    super::migrations::add_progress(service, &mut found);
+    Ok(found)
 }
 
 /// The discs of one machine, which must be there.
@@ -39,7 +41,9 @@ pub async fn list_of_vm(service: &Service, caller: &Caller, filter: &Filter) -> 
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
     let vm = one(virtual_machines::list(&tx, &caller.access.reach(), filter).await?)?;
-    Ok(discs::list(&tx, &caller.access.reach(), &Filter::vm_id(vm.id)).await?)
+    let mut found = discs::list(&tx, &caller.access.reach(), &Filter::vm_id(vm.id)).await?;
+    super::migrations::add_progress(service, &mut found);
+    Ok(found)
 }
 
 /// The one disc that the filter names.
@@ -114,6 +118,9 @@ pub async fn change(
     };
     if let Err(sentence) = fits {
         wrong.add("size", sentence);
+    }
+    if let Some(moving) = disc.moving.as_ref().filter(|_| size_mib.is_some()) {
+        wrong.add("size", format!("cannot be changed while the disc is being moved to {}", moving.storage_pool));
     }
     if change.virtual_machine_id.is_some_and(|id| id != disc.virtual_machine_id) {
         wrong.add("virtual_machine_id", "cannot be changed: discs cannot be moved between VMs yet");

@@ -7,7 +7,8 @@
 //! * [`accounts`], [`groups`], [`users`], [`privileges`], [`virtual_machines`], [`discs`], [`nics`]: by what they are
 //!   about; [`new_vm`] makes a VM with all that belongs to it.
 //! * [`bounds`]: checks what is asked for against what there is. [`addresses`]: gives addresses out.
-//! * [`inventory`]: what operators see of heads, tails and pools.
+//! * [`inventory`]: what operators see of heads, tails and pools, and set in them. [`migrations`]: discs that move
+//!   between tails; [`emptying`]: all of them.
 //!
 //! Invariants: what fails has changed nothing; every change leaves an event with who did it (R166);
 //! no function here waits for a head or a tail, except the one that passes a signal on.
@@ -18,9 +19,11 @@ pub mod accounts;
 mod addresses;
 pub mod bounds;
 pub mod discs;
+pub mod emptying;
 pub mod error;
 pub mod groups;
 pub mod inventory;
+pub mod migrations;
 pub mod new_vm;
 pub mod nics;
 pub mod privileges;

@@ -288,6 +288,10 @@ pub async fn reimage(
         (Err(sentence), _) => wrong.add("distribution", sentence),
         (Ok(_), None) => wrong.add("distribution", "needs a disc to be written onto"),
         (Ok(image), Some(disc)) => {
+            if let Some(moving) = &disc.moving {
+                let to = &moving.storage_pool;
+                wrong.add("distribution", format!("cannot be written while {} is being moved to {to}", disc.label));
+            }
             if let Err(sentence) = check_image_fits(image, disc.size_mib) {
                 wrong.add("distribution", format!("does not fit: the size of {} {sentence}", disc.label));
             }

@@ -2,16 +2,20 @@
 
 use super::{StoreError, select, virtual_machines::status_from_row};
 use crate::model::{
-    disc::Disc,
+    disc::{Disc, Moving},
     filter::Filter,
     privilege::{Place, Reach},
 };
+use spine::id::{DiscNumber, MigrationId};
 use tokio_postgres::{Row, Transaction};
 
 const SELECT: &str = "SELECT d.id, d.virtual_machine_id, a.id AS account_id, g.id AS group_id, d.position, d.label, \
-     d.size_mib, d.grade, p.label AS storage_pool, d.status_state, d.status_reason, d.status_since, d.status_progress \
+     d.size_mib, d.grade, p.label AS storage_pool, d.status_state, d.status_reason, d.status_since, d.status_progress, \
+     m.uuid AS move_id, d.number, pn.name AS tail, t.label AS move_pool, t.grade AS move_grade, m.job_id, m.undo_reason \
      FROM discs d JOIN virtual_machines v ON v.id = d.virtual_machine_id JOIN groups g ON g.id = v.group_id \
      JOIN accounts a ON a.id = g.account_id LEFT JOIN storage_pools p ON p.id = d.storage_pool_id \
+     LEFT JOIN nodes pn ON pn.id = p.tail_id LEFT JOIN migrations m ON m.disc_id = d.id AND m.state = 'moving' \
+     LEFT JOIN storage_pools t ON t.id = m.target_pool_id \
      WHERE d.remove_reason IS NULL AND ($12::bigint IS NULL OR d.id = $12) \
      AND ($13::text IS NULL OR d.label = $13) AND ";
 
@@ -27,7 +31,21 @@ fn from_row(row: &Row) -> Disc {
         grade: row.get("grade"),
         storage_pool: row.get("storage_pool"),
         status: status_from_row(row),
+        moving: moving_from_row(row),
     }
+}
+
+fn moving_from_row(row: &Row) -> Option<Moving> {
+    Some(Moving {
+        id: MigrationId(row.get::<_, Option<_>>("move_id")?),
+        number: DiscNumber(row.get::<_, i64>("number").unsigned_abs()),
+        source_tail: row.get::<_, Option<&str>>("tail")?.parse().ok()?,
+        storage_pool: row.get::<_, Option<_>>("move_pool")?,
+        grade: row.get::<_, Option<_>>("move_grade")?,
+        job_id: row.get("job_id"),
+        undo_reason: row.get("undo_reason"),
+        progress: None,
+    })
 }
 
 /// The discs that the caller can see and the filter names, in the guest's order.

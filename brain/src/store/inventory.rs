@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use crate::model::name::Spec;
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
@@ -70,6 +70,118 @@ pub struct Pool {
     pub note: String,
     /// Operations a second for each disc; 0: no limit.
     pub iops_limit: i64,
+    /// With less free than this share (percent) it is short.
+    pub short_percent: i64,
+    /// Whether discs are moved away by themselves when it is.
+    pub relieve_automatically: bool,
+}
+
+impl Pool {
+    /// Less is free than should be (R126). One that does not report itself is not known to be.
+    pub fn is_short(&self) -> bool {
+        self.size_mib > 0
+            && i128::from(self.free_mib) * 100 < i128::from(self.size_mib) * i128::from(self.short_percent)
+    }
+}
+
+/// What is to become of what is on a node or in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageStrategy {
+    /// As if nothing were said.
+    Default,
+    /// Nothing new is placed there, and what is there moves away.
+    Empty,
+}
+
+impl UsageStrategy {
+    /// The API's and the database's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+/// The error of a word that is no strategy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not included in the list")]
+pub struct UnknownStrategy;
+
+impl FromStr for UsageStrategy {
+    type Err = UnknownStrategy;
+    fn from_str(text: &str) -> Result<Self, UnknownStrategy> {
+        [Self::Default, Self::Empty].into_iter().find(|strategy| strategy.as_str() == text).ok_or(UnknownStrategy)
+    }
+}
+
+/// What is to change in a node. None: stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeChange {
+    /// None within: cleared.
+    pub usage_strategy: Option<Option<UsageStrategy>>,
+    /// Percent.
+    pub overcommit_ratio: Option<i64>,
+}
+
+/// What is to change in a pool. None: stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolChange {
+    /// None within: cleared.
+    pub usage_strategy: Option<Option<UsageStrategy>>,
+    /// Percent.
+    pub overcommit_ratio: Option<i64>,
+    /// Its name in the cluster.
+    pub label: Option<String>,
+    /// Moves at the same time.
+    pub migration_concurrency: Option<i64>,
+    /// Percent.
+    pub short_percent: Option<i64>,
+    /// Whether discs are moved away by themselves when it is short.
+    pub relieve_automatically: Option<bool>,
+}
+
+/// Changes a node.
+///
+/// # Errors
+/// When the database fails.
+pub async fn update_node(tx: &Transaction<'_>, id: i64, change: &NodeChange) -> Result<(), StoreError> {
+    let strategy = change.usage_strategy.flatten().map(UsageStrategy::as_str);
+    tx.execute(
+        "UPDATE nodes SET usage_strategy = CASE WHEN $2 THEN $3 ELSE usage_strategy END,
+                overcommit_ratio = coalesce($4::bigint::integer, overcommit_ratio) WHERE id = $1",
+        &[&id, &change.usage_strategy.is_some(), &strategy, &change.overcommit_ratio],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Changes a pool.
+///
+/// # Errors
+/// When another pool has the label, or the database fails.
+pub async fn update_pool(tx: &Transaction<'_>, id: i64, change: &PoolChange) -> Result<(), StoreError> {
+    let strategy = change.usage_strategy.flatten().map(UsageStrategy::as_str);
+    tx.execute(
+        "UPDATE storage_pools SET usage_strategy = CASE WHEN $2 THEN $3 ELSE usage_strategy END,
+                overcommit_ratio = coalesce($4::bigint::integer, overcommit_ratio), label = coalesce($5, label),
+                migration_concurrency = coalesce($6::bigint::integer, migration_concurrency),
+                short_percent = coalesce($7::bigint::integer, short_percent),
+                relieve_automatically = coalesce($8, relieve_automatically)
+         WHERE id = $1",
+        &[
+            &id,
+            &change.usage_strategy.is_some(),
+            &strategy,
+            &change.overcommit_ratio,
+            &change.label,
+            &change.migration_concurrency,
+            &change.short_percent,
+            &change.relieve_automatically,
+        ],
+    )
+    .await?;
+    Ok(())
 }
 
 /// The nodes of one role, or the one with this number or name.
@@ -112,7 +224,7 @@ pub async fn nodes(tx: &Transaction<'_>, role: &str, spec: Option<&Spec>) -> Res
 /// When the database fails.
 pub async fn pools(tx: &Transaction<'_>, spec: Option<&Spec>) -> Result<Vec<Pool>, StoreError> {
     let sql = "SELECT p.id, p.name, p.label, p.size_mib, p.free_mib, p.overcommit_ratio, p.migration_concurrency, \
-         p.usage_strategy, p.grade, p.note, p.iops_limit, count(d.id) AS discs_count, \
+         p.usage_strategy, p.grade, p.note, p.iops_limit, p.short_percent, p.relieve_automatically, count(d.id) AS discs_count, \
          coalesce(sum(d.size_mib), 0)::bigint AS promised_mib \
          FROM storage_pools p LEFT JOIN discs d ON d.storage_pool_id = p.id \
          WHERE ($1::bigint IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.label = $2) GROUP BY p.id ORDER BY p.label";
@@ -136,6 +248,8 @@ pub async fn pools(tx: &Transaction<'_>, spec: Option<&Spec>) -> Result<Vec<Pool
             grade: row.get("grade"),
             note: row.get("note"),
             iops_limit: row.get::<_, i32>("iops_limit").into(),
+            short_percent: row.get::<_, i32>("short_percent").into(),
+            relieve_automatically: row.get("relieve_automatically"),
         }
     };
     Ok(rows.iter().map(pool).collect())

@@ -12,6 +12,7 @@
 //! * [`nodes`], [`pools`]: heads, tails and their pools, as they reported themselves.
 //! * [`places`]: what placement chooses from.
 //! * [`work`]: the rows of a VM as the reconciler needs them, and how it changes them.
+//! * [`migrations`]: disc moves: jobs, their discs, and how a move begins and ends.
 //! * [`events`]: what happened, to what, by whom and why.
 //! * [`purge`]: how a VM leaves for good.
 //! * [`accounts`], [`groups`], [`users`], [`privileges`], [`sessions`], [`virtual_machines`], [`discs`], [`nics`],
@@ -28,6 +29,7 @@ pub mod discs;
 pub mod events;
 pub mod groups;
 pub mod inventory;
+pub mod migrations;
 pub mod nics;
 pub mod nodes;
 pub mod places;

@@ -4,8 +4,9 @@ use super::StoreError;
 use spine::{
     id::NodeName,
     message::{Hello, Role},
+    resource::migration::MIGRATION_ADDRESS,
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio_postgres::Transaction;
 
 /// What was known of a node before this hello.
@@ -36,6 +37,10 @@ pub async fn register(tx: &Transaction<'_>, hello: &Hello) -> Result<Known, Stor
     let number = |name: &str| hello.extra.get(name).and_then(|value| value.as_i64()).filter(credible);
     let memory = number("memory_total");
     let cores = number("cores").and_then(|cores| i32::try_from(cores).ok());
+    // What is not an address is as good as none: the tail takes no part in moves.
+    let migration: Option<SocketAddr> =
+        hello.extra.get(MIGRATION_ADDRESS).and_then(|value| value.as_str()).and_then(|text| text.parse().ok());
+    let migration = migration.map(|address| address.to_string());
     let name = hello.node.as_str();
     let role = hello.role.to_string();
     let old = tx.query_opt("SELECT role, storage_address FROM nodes WHERE name = $1 FOR UPDATE", &[&name]).await?;
@@ -49,11 +54,11 @@ pub async fn register(tx: &Transaction<'_>, hello: &Hello) -> Result<Known, Stor
         Some(_) => Known::Same,
     };
     tx.execute(
-        "INSERT INTO nodes (name, role, storage_address, memory_total_mib, cores, online, last_seen_at)
-         VALUES ($1, $2, $3, $4, $5, true, now())
+        "INSERT INTO nodes (name, role, storage_address, memory_total_mib, cores, migration_address, online, last_seen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, true, now())
          ON CONFLICT (name) DO UPDATE SET storage_address = $3, memory_total_mib = $4, cores = $5,
-                                          online = true, last_seen_at = now()",
-        &[&name, &role, &address, &memory, &cores],
+                                          migration_address = $6, online = true, last_seen_at = now()",
+        &[&name, &role, &address, &memory, &cores, &migration],
     )
     .await?;
     Ok(known)

@@ -54,18 +54,21 @@ pub async fn heads(tx: &Transaction<'_>, vm_id: i64) -> Result<Vec<HeadPlace>, S
         .collect()
 }
 
-/// All pools, of connected tails or not, with what is promised in each.
+/// All pools, of connected tails or not, with what is promised in each: a disc that moves is promised at both ends.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn pools(tx: &Transaction<'_>) -> Result<Vec<PoolPlace>, StoreError> {
     let rows = tx
         .query(
-            "SELECT p.id, p.label, p.grade, p.size_mib, p.free_mib, p.overcommit_ratio, p.usage_strategy, n.name,
-                    coalesce(sum(d.size_mib), 0)::bigint
+            "SELECT p.id, p.label, p.grade, p.size_mib, p.free_mib, p.overcommit_ratio,
+                    coalesce(nullif(p.usage_strategy, 'default'), n.usage_strategy), n.name,
+                    coalesce(sum(d.size_mib), 0)::bigint + (
+                        SELECT coalesce(sum(c.size_mib), 0)::bigint FROM migrations m JOIN discs c ON c.id = m.disc_id
+                        WHERE m.target_pool_id = p.id AND m.state = 'moving')
              FROM storage_pools p JOIN nodes n ON n.id = p.tail_id
              LEFT JOIN discs d ON d.storage_pool_id = p.id
-             GROUP BY p.id, n.name ORDER BY p.label",
+             GROUP BY p.id, n.id ORDER BY p.label",
             &[],
         )
         .await?;

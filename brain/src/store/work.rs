@@ -3,13 +3,17 @@
 use super::{
     StoreError,
     events::{self, BRAIN, Event},
+    migrations,
 };
 use crate::model::{
     change::Change,
-    work::{CardRow, DiscRow, EndedRun, Known, PoolRow, RunRow, RunState, Status, UserRow, VmRow, Work},
+    work::{
+        CardRow, DiscRow, EndedRun, Known, Leftover, MoveRow, PoolRow, RunRow, RunState, Status, Undo, UserRow, VmRow,
+        Work,
+    },
 };
 use spine::{
-    id::{AttachmentsVersion, DiscNumber, Generation, NodeName},
+    id::{AttachmentsVersion, DiscName, DiscNumber, Generation, MigrationId, NodeName},
     secret::Secret,
 };
 use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr};
@@ -34,7 +38,9 @@ pub async fn load(tx: &Transaction<'_>, vm_ids: &[i64]) -> Result<Vec<Work>, Sto
     let mut works: BTreeMap<i64, Work> = BTreeMap::new();
     for row in tx.query(VMS, &[&vm_ids]).await? {
         let vm = vm_row(&row)?;
-        works.insert(vm.id, Work { vm, discs: vec![], run: None, unconfirmed: vec![], cards: vec![], users: vec![] });
+        let work =
+            Work { vm, discs: vec![], run: None, unconfirmed: vec![], leftovers: vec![], cards: vec![], users: vec![] };
+        works.insert(work.vm.id, work);
     }
     for row in tx.query(DISCS, &[&vm_ids]).await? {
         let disc = disc_row(&row)?;
@@ -48,6 +54,10 @@ pub async fn load(tx: &Transaction<'_>, vm_ids: &[i64]) -> Result<Vec<Work>, Sto
         let id: i64 = row.get(1);
         let run = EndedRun { id, head: parse(row.get(2), || format!("run {id}"))? };
         with(&mut works, &row, |work| work.unconfirmed.push(run));
+    }
+    for row in tx.query(LEFTOVERS, &[&vm_ids]).await? {
+        let leftover = leftover_row(&row)?;
+        with(&mut works, &row, |work| work.leftovers.push(leftover));
     }
     for row in tx.query(CARDS, &[&vm_ids]).await? {
         let card = CardRow { mac: row.get(1), vlan: row.get(2), ips: row.get::<_, Vec<IpAddr>>(3) };
@@ -75,8 +85,11 @@ const VMS: &str = "
 const DISCS: &str = "
     SELECT d.virtual_machine_id, d.number, d.label, d.size_mib, d.grade, p.id, p.name, n.name, d.generation,
            d.attachments_version, d.made, d.image, d.image_ordered, d.shrink_forced, d.remove_reason,
-           d.status_state, d.status_reason, d.status_progress
+           d.status_state, d.status_reason, d.status_progress, m.uuid, tp.id, tp.name, tn.name, tp.grade,
+           tn.migration_address, n.storage_address, m.generation, m.undo_reason, m.undo_state, m.undo_stops_job
     FROM discs d LEFT JOIN storage_pools p ON p.id = d.storage_pool_id LEFT JOIN nodes n ON n.id = p.tail_id
+    LEFT JOIN migrations m ON m.disc_id = d.id AND m.state = 'moving'
+    LEFT JOIN storage_pools tp ON tp.id = m.target_pool_id LEFT JOIN nodes tn ON tn.id = tp.tail_id
     WHERE d.virtual_machine_id = ANY($1) ORDER BY d.virtual_machine_id, d.position, d.number";
 
 const RUNS: &str = "
@@ -87,6 +100,10 @@ const RUNS: &str = "
 const UNCONFIRMED: &str = "
     SELECT r.virtual_machine_id, r.id, n.name FROM runs r JOIN nodes n ON n.id = r.head_id
     WHERE r.virtual_machine_id = ANY($1) AND r.state = 'ended' AND NOT r.confirmed ORDER BY r.id";
+
+const LEFTOVERS: &str = "
+    SELECT l.virtual_machine_id, l.disc_number, l.grade, n.name, l.generation, l.aborted
+    FROM disc_leftovers l JOIN nodes n ON n.id = l.tail_id WHERE l.virtual_machine_id = ANY($1) ORDER BY l.id";
 
 const CARDS: &str = "
     SELECT c.virtual_machine_id, c.mac::text, c.vlan_num,
@@ -155,7 +172,37 @@ fn disc_row(row: &Row) -> Result<DiscRow, StoreError> {
         image_ordered: row.get(12),
         shrink_forced: row.get(13),
         remove_reason: row.get(14),
+        moving: move_row(row, place)?,
         status: Status { state: row.get(15), reason: row.get(16), progress: row.get(17) },
+    })
+}
+
+/// The columns from 18 on: all null while the disc does not move.
+fn move_row(row: &Row, place: impl Fn() -> String + Copy) -> Result<Option<MoveRow>, StoreError> {
+    let Some(id) = row.get::<_, Option<uuid::Uuid>>(18) else { return Ok(None) };
+    let undo = row.get::<_, Option<String>>(26).map(|reason| {
+        let state = parse(row.get(27), place)?;
+        Ok::<_, StoreError>(Undo { reason, state, stops_job: row.get(28) })
+    });
+    Ok(Some(MoveRow {
+        id: MigrationId(id),
+        target: PoolRow { id: row.get(19), name: parse(row.get(20), place)?, tail: parse(row.get(21), place)? },
+        target_grade: parse(row.get(22), place)?,
+        target_address: row.get::<_, Option<&str>>(23).map(|text| parse(text, place)).transpose()?,
+        source_address: row.get(24),
+        generation: Generation(count(row.get(25), place)?),
+        undo: undo.transpose()?,
+    }))
+}
+
+fn leftover_row(row: &Row) -> Result<Leftover, StoreError> {
+    let number: i64 = row.get(1);
+    let place = || format!("a leftover of disc {number}");
+    Ok(Leftover {
+        name: DiscName { grade: parse(row.get(2), place)?, number: DiscNumber(count(number, place)?) },
+        tail: parse(row.get(3), place)?,
+        generation: Generation(count(row.get(4), place)?),
+        aborted: row.get::<_, Option<uuid::Uuid>>(5).map(MigrationId),
     })
 }
 
@@ -173,7 +220,7 @@ fn run_row(row: &Row) -> Result<RunRow, StoreError> {
     })
 }
 
-fn parse<T: FromStr<Err: Display>>(text: &str, place: impl Fn() -> String) -> Result<T, StoreError> {
+pub(super) fn parse<T: FromStr<Err: Display>>(text: &str, place: impl Fn() -> String) -> Result<T, StoreError> {
     text.parse().map_err(|error| StoreError::corrupt(place(), error))
 }
 
@@ -181,7 +228,7 @@ fn count(number: i64, place: impl Fn() -> String) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| StoreError::corrupt(place(), format!("{number} is negative")))
 }
 
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -298,6 +345,12 @@ pub async fn write(tx: &Transaction<'_>, vm_id: i64, change: &Change) -> Result<
             let sql = "UPDATE discs SET attachments_version = greatest(attachments_version, $2) WHERE number = $1";
             tx.execute(sql, &[&signed(disc.0), &signed(version.0)]).await?;
         }
+        Change::DiscMoved(disc) => migrations::moved(tx, vm_id, *disc).await?,
+        Change::MoveUndo { disc, undo } => migrations::undo(tx, *disc, undo).await?,
+        Change::MoveUndone(disc) => migrations::undone(tx, vm_id, *disc).await?,
+        Change::LeftoverRemoved { disc, tail, generation } => {
+            migrations::leftover_removed(tx, *disc, tail, *generation).await?;
+        }
         Change::RunMoved(state) => {
             let sql = "UPDATE runs SET state = $2 WHERE virtual_machine_id = $1 AND state <> 'ended'";
             tx.execute(sql, &[&vm_id, &state.as_str()]).await?;
@@ -397,7 +450,7 @@ pub async fn record(
     events::record(tx, &event).await
 }
 
-/// All discs with their tails, and all VMs.
+/// All discs with the tails that have them or copies of them, and all VMs.
 ///
 /// # Errors
 /// When the database fails.
@@ -405,7 +458,10 @@ pub async fn known(tx: &Transaction<'_>) -> Result<Known, StoreError> {
     let discs = tx
         .query(
             "SELECT d.number, n.name FROM discs d JOIN storage_pools p ON p.id = d.storage_pool_id
-             JOIN nodes n ON n.id = p.tail_id",
+             JOIN nodes n ON n.id = p.tail_id
+             UNION SELECT d.number, n.name FROM migrations m JOIN discs d ON d.id = m.disc_id
+             JOIN storage_pools p ON p.id = m.target_pool_id JOIN nodes n ON n.id = p.tail_id WHERE m.state = 'moving'
+             UNION SELECT l.disc_number, n.name FROM disc_leftovers l JOIN nodes n ON n.id = l.tail_id",
             &[],
         )
         .await?;

@@ -74,6 +74,9 @@ impl Fake {
     pub fn new(name: &str, role: Role, address: &str, brain: SocketAddr, fuse: &Arc<Fuse>) -> Self {
         let mut extra = Map::new();
         extra.insert("storage_address".to_owned(), json!(address));
+        if role == Role::Tail {
+            extra.insert("migration_address".to_owned(), json!(format!("[{address}]:7771")));
+        }
         if role == Role::Head {
             extra.insert("memory_total".to_owned(), json!(4096));
             extra.insert("cores".to_owned(), json!(4));
@@ -88,6 +91,20 @@ impl Fake {
             extra,
         };
         Self { state: Arc::default(), hello, brain, fuse: Arc::clone(fuse), orders: None, task: None }
+    }
+
+    /// As a tail that is older than moves are.
+    pub fn takes_no_discs(&mut self) {
+        self.hello.extra.remove("migration_address");
+    }
+
+    /// Something about what it has changes by itself.
+    pub fn say(&self, name: &str, changes: &Value) {
+        let (name, changes): (ResourceName, _) = (name.parse().unwrap(), changes.as_object().unwrap());
+        apply_update(self.state.lock().unwrap().resources.get_mut(&name).unwrap(), changes);
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(Notice::Updated(name, json!(changes)));
+        }
     }
 
     /// Its name.
@@ -191,6 +208,7 @@ fn tail(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {
             if state.resources.contains_key(&name) {
                 return (answer, vec![]);
             }
+            let incoming = order.contains_key("incoming");
             let imports = order.get("image").is_some_and(|image| !image.is_null());
             let mut report = Map::new();
             for attribute in ["size", "storage_pool", "generation"] {
@@ -203,6 +221,10 @@ fn tail(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {
                 ("allocated".to_owned(), json!(0)),
                 ("state".to_owned(), json!("serving")),
             ]);
+            if incoming {
+                report.remove("attachments");
+                report.extend([("state".to_owned(), json!("receiving")), ("owner".to_owned(), json!("incoming"))]);
+            }
             state.resources.insert(name.clone(), report.clone());
             let mut notices = vec![];
             if imports {
@@ -224,6 +246,12 @@ fn tail(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {
             if lower("attachments_version") {
                 return (no("stale-attachments"), vec![]);
             }
+            if let Some(order) = changes.remove("migration") {
+                if report.get("owner").is_some_and(|owner| owner != "owner") {
+                    return (no("moved"), vec![]);
+                }
+                changes.insert("migration".to_owned(), sending(report, &order));
+            }
             changes.remove("image");
             changes.remove("force");
             hash_keys(&mut changes);
@@ -235,6 +263,20 @@ fn tail(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {
             Some(_) => (ok, vec![Notice::Destroyed(name, json!({}))]),
         },
     }
+}
+
+/// What a source says of a move that it was ordered to make, or to make no more.
+fn sending(report: &Map<String, Value>, order: &Value) -> Value {
+    if order.is_null() {
+        let mut own = report.get("migration").cloned().unwrap_or_default();
+        if own.is_object() {
+            own["phase"] = json!("failed");
+            own["error"] = json!({"kind": "cancelled", "message": "it was called off"});
+        }
+        return own;
+    }
+    json!({"id": order["id"], "role": "source", "peer": order["target"], "generation": order["generation"],
+        "phase": "copying", "pass": 1, "bytes_copied": 1, "bytes_left": 9})
 }
 
 fn head(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {

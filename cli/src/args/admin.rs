@@ -22,6 +22,9 @@ pub enum TailCommand {
     /// Show one tail
     #[command(after_help = "Examples:\n  bigv tail show tail1 --admin")]
     Show(NamedArgs),
+    /// List the discs on a tail
+    #[command(after_help = "Examples:\n  bigv tail discs tail1 --admin")]
+    Discs(NamedArgs),
 }
 
 /// What to see of storage pools.
@@ -33,6 +36,9 @@ pub enum PoolCommand {
     /// Show one storage pool
     #[command(after_help = "Examples:\n  bigv pool show tail1-sata1 --admin")]
     Show(NamedArgs),
+    /// List the discs in a storage pool
+    #[command(after_help = "Examples:\n  bigv pool discs tail1-sata1 --admin")]
+    Discs(NamedArgs),
 }
 
 /// Which one.

@@ -6,12 +6,14 @@
 
 mod admin;
 mod disc;
+mod migration;
 mod other;
 mod vm;
 pub mod words;
 
 pub use admin::*;
 pub use disc::*;
+pub use migration::*;
 pub use other::*;
 pub use vm::*;
 
@@ -73,6 +75,9 @@ pub struct Globals {
     /// For scripts: --no-prompt --output-format json
     #[arg(short, long, global = true)]
     pub batch: bool,
+    /// The same as --output-format json
+    #[arg(long, global = true, conflicts_with = "output_format")]
+    pub json: bool,
     /// Act as an operator: heads, tails and pools can be seen
     #[arg(long, global = true)]
     pub admin: bool,
@@ -125,6 +130,30 @@ pub enum Category {
     /// Storage pools of the tails; needs --admin
     #[command(subcommand, name = "pool", alias = "storage-pool")]
     Pool(PoolCommand),
+    /// Move a disc to another tail; needs --admin
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Move many discs; needs --admin
+    #[command(subcommand)]
+    Create(CreateCommand),
+    /// Call off what was ordered; needs --admin
+    #[command(subcommand)]
+    Cancel(CancelCommand),
+    /// Change jobs, storage pools and tails; needs --admin
+    #[command(subcommand)]
+    Update(UpdateCommand),
+    /// Give a disc another grade; needs --admin
+    #[command(subcommand)]
+    Regrade(RegradeCommand),
+    /// Move every disc off a tail or out of a pool; needs --admin
+    #[command(subcommand)]
+    Empty(EmptyCommand),
+    /// The jobs that move discs; needs --admin
+    #[command(after_help = "Examples:\n  bigv migrations --admin\n  bigv migrations --all --admin")]
+    Migrations(MigrationsArgs),
+    /// What moves, and how far it is; needs --admin
+    #[command(subcommand)]
+    Show(ShowCommand),
     /// Completion for a shell: eval "$(bigv completion bash)"
     Completion(CompletionArgs),
     /// Help about a category, a command or a topic

@@ -2,7 +2,10 @@
 
 use super::{Answer, Client, ClientError, GroupPath, Path, VmPath, typed};
 use serde_json::{Value, json};
-use spine::api::{Account, Definition, Disc, Group, NewDisc, Reimage, User, VirtualMachine, VmCreate, VmCreated};
+use spine::api::{
+    Account, Definition, Disc, Group, MigrationJob, MigrationPlan, NewDisc, Reimage, User, VirtualMachine, VmCreate,
+    VmCreated,
+};
 use std::time::Duration;
 use ureq::http::Method;
 
@@ -223,6 +226,144 @@ impl Client {
         let path = Path::new("admin").segment(collection).segment(name);
         self.call(&Method::GET, &path, &format!("{noun} {name}"), None)
     }
+}
+
+/// Discs that move between tails: for operators.
+impl Client {
+    /// Changes one of `heads`, `tails` or `storage_pools`: only what is in `changes`.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn admin_update(
+        &self,
+        collection: &'static str,
+        name: &str,
+        noun: &str,
+        changes: &Value,
+    ) -> Result<Value, ClientError> {
+        let path = Path::new("admin").segment(collection).segment(name);
+        self.call(&Method::PUT, &path, &format!("{noun} {name}"), Some(changes))
+    }
+
+    /// The discs on a tail or in a storage pool.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn admin_discs(
+        &self,
+        collection: &'static str,
+        name: &str,
+        noun: &str,
+    ) -> Result<Answer<Vec<Disc>>, ClientError> {
+        let path = Path::new("admin").segment(collection).segment(name).segment("discs");
+        self.get(&path, &format!("{noun} {name}"))
+    }
+
+    /// Orders that one disc moves: `action` is `migrate` or `regrade`. Gives the job.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn order_disc(&self, disc: u64, action: &str, body: &Value) -> Result<Answer<MigrationJob>, ClientError> {
+        let what = format!("disc {disc}");
+        let path = Path::new("admin").segment("discs").segment(&disc.to_string()).segment(action);
+        let ordered = self.call(&Method::POST, &path, &what, Some(body))?;
+        let id = ordered.get("migration_job_id").and_then(Value::as_u64);
+        let reason = "it does not say which job moves it".to_owned();
+        self.job(id.ok_or(ClientError::BadAnswer { what, reason })?)
+    }
+
+    /// Calls off the move of a disc.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn cancel_disc(&self, disc: u64) -> Result<Value, ClientError> {
+        let path = Path::new("admin").segment("discs").segment(&disc.to_string()).segment("cancel_migration");
+        self.call(&Method::POST, &path, &format!("disc {disc}"), Some(&json!({})))
+    }
+
+    /// Orders that discs move.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn create_job(&self, order: &Value) -> Result<Answer<MigrationJob>, ClientError> {
+        let what = "the migration";
+        typed(self.call(&Method::POST, &jobs_path(), what, Some(order))?, what)
+    }
+
+    /// Says what that would do, and does nothing.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn plan_job(&self, order: &Value) -> Result<Answer<MigrationPlan>, ClientError> {
+        let what = "the migration's plan";
+        typed(self.call(&Method::POST, &jobs_path().query("plan", "true"), what, Some(order))?, what)
+    }
+
+    /// Closes one of `tails` or `storage_pools` and orders that its discs move away.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn empty(&self, collection: &'static str, name: &str, noun: &str) -> Result<Answer<MigrationJob>, ClientError> {
+        let what = format!("{noun} {name}");
+        typed(self.call(&Method::POST, &empty_path(collection, name), &what, Some(&json!({})))?, &what)
+    }
+
+    /// Says what that would do, and does nothing.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn plan_emptying(
+        &self,
+        collection: &'static str,
+        name: &str,
+        noun: &str,
+    ) -> Result<Answer<MigrationPlan>, ClientError> {
+        let what = format!("{noun} {name}");
+        let path = empty_path(collection, name).query("plan", "true");
+        typed(self.call(&Method::POST, &path, &what, Some(&json!({})))?, &what)
+    }
+
+    /// The jobs that move discs; all, or those that are not finished.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn jobs(&self, unfinished: bool) -> Result<Answer<Vec<MigrationJob>>, ClientError> {
+        let path = if unfinished { jobs_path().query("unfinished", "1") } else { jobs_path() };
+        self.get(&path, "the list of migrations")
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn job(&self, id: u64) -> Result<Answer<MigrationJob>, ClientError> {
+        self.get(&jobs_path().segment(&id.to_string()), &format!("migration {id}"))
+    }
+
+    /// Changes a job: calls all or part of it off, or gives it another priority.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn update_job(&self, id: u64, changes: &Value) -> Result<Answer<MigrationJob>, ClientError> {
+        let what = format!("migration {id}");
+        typed(self.call(&Method::PUT, &jobs_path().segment(&id.to_string()), &what, Some(changes))?, &what)
+    }
+
+    /// The discs that are moving, with how far they are.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn migrating_discs(&self) -> Result<Answer<Vec<Disc>>, ClientError> {
+        self.get(&Path::new("admin").segment("migrating_discs"), "the list of moving discs")
+    }
+}
+
+fn jobs_path() -> Path {
+    Path::new("admin").segment("migration_jobs")
+}
+
+fn empty_path(collection: &'static str, name: &str) -> Path {
+    Path::new("admin").segment(collection).segment(name).segment("empty")
 }
 
 fn disc_of(vm: &VmPath, disc: &str) -> String {

@@ -49,6 +49,7 @@ const TAILS: Kind = Kind {
         ("tail", "label", Style::Plain),
         ("online", "online", Style::YesNo),
         ("pools", "pools", Style::Plain),
+        ("use", "usage_strategy", Style::Plain),
         ("address", "cnc_address", Style::Plain),
         ("note", "last_note", Style::Plain),
     ],
@@ -64,6 +65,8 @@ const POOLS: Kind = Kind {
         ("free", "free_space", Style::Mib),
         ("promised", "alloc", Style::Mib),
         ("discs", "discs", Style::Plain),
+        ("short", "short", Style::YesNo),
+        ("use", "usage_strategy", Style::Plain),
         ("note", "note", Style::Plain),
     ],
 };
@@ -81,6 +84,7 @@ pub fn tails(context: &Context, command: &TailCommand) -> Result<Output, Error> 
     match command {
         TailCommand::List => list(context, &TAILS),
         TailCommand::Show(args) => show(context, &TAILS, &args.name),
+        TailCommand::Discs(args) => discs(context, &TAILS, &args.name),
     }
 }
 
@@ -89,6 +93,7 @@ pub fn pools(context: &Context, command: &PoolCommand) -> Result<Output, Error> 
     match command {
         PoolCommand::List => list(context, &POOLS),
         PoolCommand::Show(args) => show(context, &POOLS, &args.name),
+        PoolCommand::Discs(args) => discs(context, &POOLS, &args.name),
     }
 }
 
@@ -112,8 +117,14 @@ fn show(context: &Context, kind: &Kind, name: &str) -> Result<Output, Error> {
     Ok(Output { json: thing, page: Page::Facts(facts) })
 }
 
+fn discs(context: &Context, kind: &Kind, name: &str) -> Result<Output, Error> {
+    require_admin(context)?;
+    let answer = context.client()?.admin_discs(kind.collection, name, kind.noun)?;
+    Ok(Output { page: pages::discs(&answer.value), json: answer.json })
+}
+
 /// The brain decides who may; the option keeps operators from acting as such by accident.
-fn require_admin(context: &Context) -> Result<(), Error> {
+pub fn require_admin(context: &Context) -> Result<(), Error> {
     if context.globals().admin {
         return Ok(());
     }

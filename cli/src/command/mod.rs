@@ -6,6 +6,7 @@ mod definitions;
 mod disc;
 mod group;
 mod help;
+mod migration;
 mod power;
 mod profile;
 mod user;
@@ -32,6 +33,14 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Output, Error> {
         Some(Category::Head(command)) => admin::heads(context, command),
         Some(Category::Tail(command)) => admin::tails(context, command),
         Some(Category::Pool(command)) => admin::pools(context, command),
+        Some(Category::Migrate(command)) => migration::migrate(context, command),
+        Some(Category::Create(command)) => migration::create(context, command),
+        Some(Category::Cancel(command)) => migration::cancel(context, command),
+        Some(Category::Update(command)) => migration::update(context, command),
+        Some(Category::Regrade(command)) => migration::regrade(context, command),
+        Some(Category::Empty(command)) => migration::empty(context, command),
+        Some(Category::Migrations(args)) => migration::list(context, args),
+        Some(Category::Show(command)) => migration::show(context, command),
         Some(Category::Completion(args)) => completion(args),
         Some(Category::Help(args)) => help::run(&args.topic),
     }

@@ -4,6 +4,7 @@
 //! Nothing a server sends reaches a terminal with control characters in it.
 
 mod human;
+pub mod migrations;
 pub mod pages;
 pub mod progress;
 mod table;

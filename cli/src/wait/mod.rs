@@ -2,11 +2,12 @@
 //! is up. Whatever ends the waiting, Ctrl-C included, the operation goes on.
 //!
 //! * [`vm`]: for a VM to run, to run again, to be off.
-//! * [`disc`]: for a disc to be there.
+//! * [`disc`]: for a disc to be there. [`job`]: for discs to have moved.
 //!
 //! What an answer means is decided by pure functions; only [`Patience::ask`] has a clock.
 
 pub mod disc;
+pub mod job;
 pub mod vm;
 
 use crate::{args::WaitArgs, client::ClientError, error::Error, interrupt, output::progress::Progress};

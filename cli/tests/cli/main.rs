@@ -8,6 +8,7 @@ mod program;
 mod arguments;
 mod console;
 mod failures;
+mod migrations;
 mod profiles;
 mod shows;
 mod terminal;

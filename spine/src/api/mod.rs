@@ -141,9 +141,51 @@ pub struct Disc {
     /// How it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// While it moves to another tail.
+    #[serde(flatten, default)]
+    pub moving: Option<DiscMove>,
     /// [`kind::DISC`].
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+}
+
+/// What a disc shows besides while it moves to another tail (B09).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiscMove {
+    /// The label of the pool it goes to.
+    pub new_storage_pool: String,
+    /// The grade of that pool.
+    pub new_storage_grade: String,
+    /// The job that it is part of.
+    pub migration_job_id: i64,
+    /// A word: `preparing`, `connecting`, `copying`, `converging`, `mirroring`, `verifying`, `handover`, `undoing`.
+    pub migration_phase: String,
+    /// Why it is being undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_reason: Option<String>,
+    /// Percent moved.
+    pub migration_progress: i64,
+    /// Seconds until it is over, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_eta: Option<i64>,
+    /// 10⁶ bytes a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_speed: Option<i64>,
+    /// Bytes copied so far, repeats included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_bytes_copied: Option<i64>,
+    /// Bytes still to be copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_bytes_left: Option<i64>,
+    /// How fast the guest makes new work, in bytes a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_dirtied_bytes_per_s: Option<i64>,
+    /// How long the guest would be paused now, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_expected_pause_ms: Option<i64>,
+    /// Percent of the copy that was read back and compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_verified_percent: Option<i64>,
 }
 
 /// A network card.
@@ -179,6 +221,113 @@ pub struct User {
     pub email: Option<String>,
     /// OpenSSH public keys, one a line.
     pub authorized_keys: Option<String>,
+}
+
+/// Disc numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DiscIds {
+    /// In the order of the job.
+    pub discs: Vec<i64>,
+}
+
+/// Discs that are to move between tails, as they were ordered together (B14).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MigrationJob {
+    /// Its number.
+    pub id: i64,
+    /// `sources`, `destinations` and `options` as they were ordered.
+    pub args: serde_json::Value,
+    /// Discs whose turn has not come.
+    pub queue: DiscIds,
+    /// Discs that are moving.
+    #[serde(default)]
+    pub active: DiscIds,
+    /// The pools that its discs go to, by number.
+    pub destinations: serde_json::Value,
+    /// Discs that have come to an end.
+    pub status: MigrationJobStatus,
+    /// Each disc with where it goes, and why it stands as it does.
+    #[serde(default)]
+    pub discs: Vec<MigrationJobDisc>,
+    /// Higher goes first.
+    pub priority: i64,
+    /// Who ordered it.
+    #[serde(default)]
+    pub created_by: String,
+    /// Why nothing more of it is begun.
+    #[serde(default)]
+    pub stopped_reason: Option<String>,
+    /// RFC 3339: when its first disc began to move.
+    pub started_at: Option<String>,
+    /// When its last disc had come to an end.
+    pub finished_at: Option<String>,
+    /// When it was ordered.
+    pub created_at: Option<String>,
+    /// When it last changed.
+    pub updated_at: Option<String>,
+}
+
+/// What became of a job's discs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MigrationJobStatus {
+    /// By how they ended.
+    pub discs: MigrationJobDiscs,
+}
+
+/// Discs by how their moves ended, by number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MigrationJobDiscs {
+    /// They lie at their targets.
+    pub done: Vec<i64>,
+    /// It went wrong: they are where they were.
+    pub errored: Vec<i64>,
+    /// They were called off: they are where they were.
+    pub cancelled: Vec<i64>,
+    /// They were never begun.
+    pub skipped: Vec<i64>,
+}
+
+/// One disc of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MigrationJobDisc {
+    /// The disc's number.
+    pub id: i64,
+    /// The label of the pool that it leaves.
+    pub from: String,
+    /// The label of the pool that it goes to; none when there was none.
+    pub to: Option<String>,
+    /// A word: `queued`, `moving`, `done`, `errored`, `cancelled`, `skipped`.
+    pub state: String,
+    /// What it waits for, or why it ended so.
+    pub reason: Option<String>,
+}
+
+/// What a job would do: the answer to `?plan=true`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MigrationPlan {
+    /// One entry a disc.
+    pub discs: Vec<MigrationPlanDisc>,
+}
+
+/// What would become of one disc.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MigrationPlanDisc {
+    /// Its number.
+    pub id: i64,
+    /// Its label.
+    pub label: String,
+    /// Its VM's number.
+    pub virtual_machine_id: i64,
+    /// Its VM's name.
+    pub virtual_machine: String,
+    /// MiB.
+    pub size: i64,
+    /// The label of the pool that it lies in.
+    pub from: Option<String>,
+    /// The label of the pool that it would go to; none: it would stay.
+    pub to: Option<String>,
+    /// Why there, or why it would stay.
+    pub reason: String,
 }
 
 /// One list of `GET /definitions`.

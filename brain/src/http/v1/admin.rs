@@ -1,15 +1,18 @@
-//! `/admin/…`: what those who run the cluster see of heads, tails and pools.
+//! `/admin/…`: what those who run the cluster see of heads, tails and pools, and set in them.
 
 use crate::{
     auth::Caller,
     http::{
         Api,
-        extract::{Answer, Named},
+        extract::{Answer, Body, Named},
         fault::Fault,
+        fields::Fields,
+        shape,
+        v1::migrations::plan_shape,
     },
     service::{
-        inventory::{self, Node, Pool},
-        one,
+        inventory::{self, Node, NodeChange, Pool, PoolChange, UsageStrategy},
+        migrations, one,
     },
 };
 use axum::extract::State;
@@ -49,7 +52,95 @@ pub(crate) async fn storage_pools(State(api): State<Api>, caller: Caller) -> Res
 /// GET /admin/storage_pools/{pool}
 pub(crate) async fn storage_pool(State(api): State<Api>, caller: Caller, named: Named) -> Result<Answer, Fault> {
     let spec = named.segment("pool")?;
-    Answer::ok(&pool_shape(one(inventory::pools(&api.service, &caller, Some(&spec)).await?)?))
+    let pool = one(inventory::pools(&api.service, &caller, Some(&spec)).await?)?;
+    let moves = migrations::proposed_relief(&api.service, &caller, &pool).await?;
+    let mut shown = pool_shape(pool);
+    shown["proposed_moves"] = json!(plan_shape(&moves).discs);
+    Answer::ok(&shown)
+}
+
+/// PUT /admin/heads/{node}
+pub(crate) async fn update_head(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+    Body(body): Body,
+) -> Result<Answer, Fault> {
+    let (change, ignored) = read_node_change(body)?;
+    let head = inventory::change_node(&api.service, &caller, Role::Head, &named.segment("node")?, &change).await?;
+    Ok(Answer::ok(&head_shape(head))?.ignoring(ignored))
+}
+
+/// PUT /admin/tails/{node}
+pub(crate) async fn update_tail(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+    Body(body): Body,
+) -> Result<Answer, Fault> {
+    let (change, ignored) = read_node_change(body)?;
+    let tail = inventory::change_node(&api.service, &caller, Role::Tail, &named.segment("node")?, &change).await?;
+    Ok(Answer::ok(&tail_shape(tail))?.ignoring(ignored))
+}
+
+/// PUT /admin/storage_pools/{pool}
+pub(crate) async fn update_storage_pool(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+    Body(mut body): Body,
+) -> Result<Answer, Fault> {
+    let change = PoolChange {
+        usage_strategy: read_strategy(&mut body),
+        overcommit_ratio: body.integer("overcommit_ratio").value(),
+        label: body.text("label").value(),
+        migration_concurrency: body.integer("migration_concurrency").value(),
+        short_percent: body.integer("short_percent").value(),
+        relieve_automatically: body.boolean("relieve_automatically").value(),
+    };
+    let (invalid, ignored) = body.finish();
+    invalid.result()?;
+    let pool = inventory::change_pool(&api.service, &caller, &named.segment("pool")?, &change).await?;
+    Ok(Answer::ok(&pool_shape(pool))?.ignoring(ignored))
+}
+
+/// GET /admin/tails/{node}/discs
+pub(crate) async fn discs_of_tail(State(api): State<Api>, caller: Caller, named: Named) -> Result<Answer, Fault> {
+    let found = inventory::discs_of_tail(&api.service, &caller, &named.segment("node")?).await?;
+    Answer::ok(&found.into_iter().map(shape::disc).collect::<Vec<_>>())
+}
+
+/// GET /admin/storage_pools/{pool}/discs
+pub(crate) async fn discs_of_storage_pool(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+) -> Result<Answer, Fault> {
+    let found = inventory::discs_of_pool(&api.service, &caller, &named.segment("pool")?).await?;
+    Answer::ok(&found.into_iter().map(shape::disc).collect::<Vec<_>>())
+}
+
+/// A node's label is the name that it connects with: it cannot be changed here, and is ignored.
+fn read_node_change(mut body: Fields) -> Result<(NodeChange, Vec<String>), Fault> {
+    body.ignore("label");
+    let usage_strategy = read_strategy(&mut body);
+    let change = NodeChange { usage_strategy, overcommit_ratio: body.integer("overcommit_ratio").value() };
+    let (invalid, ignored) = body.finish();
+    invalid.result()?;
+    Ok((change, ignored))
+}
+
+fn read_strategy(body: &mut Fields) -> Option<Option<UsageStrategy>> {
+    match body.text("usage_strategy").change()? {
+        None => Some(None),
+        Some(word) => match word.parse() {
+            Ok(strategy) => Some(Some(strategy)),
+            Err(_) => {
+                body.complain("usage_strategy", "is not included in the list");
+                None
+            }
+        },
+    }
 }
 
 fn head_shape(head: Node) -> Value {
@@ -82,6 +173,8 @@ fn tail_shape(tail: Node) -> Value {
         "zone": null,
         "last_note": tail.last_note.unwrap_or_default(),
         "online": tail.online,
+        "usage_strategy": tail.usage_strategy,
+        "overcommit_ratio": tail.overcommit_ratio,
         "pools": tail.pools,
     })
 }
@@ -104,5 +197,8 @@ fn pool_shape(pool: Pool) -> Value {
         "grade": pool.grade,
         "note": pool.note,
         "iops_limit": pool.iops_limit,
+        "short_percent": pool.short_percent,
+        "short": pool.is_short(),
+        "relieve_automatically": pool.relieve_automatically,
     })
 }

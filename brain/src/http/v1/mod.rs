@@ -5,6 +5,7 @@ pub mod admin;
 pub mod definitions;
 pub mod discs;
 pub mod groups;
+pub mod migrations;
 pub mod nics;
 pub mod privileges;
 pub mod sessions;

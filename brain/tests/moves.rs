@@ -1,0 +1,301 @@
+//! Discs that move between tails: the API, the reconciler and a real PostgreSQL, with fake tails on real TCP that do
+//! what a test tells them to.
+
+mod common;
+#[allow(dead_code)] // This binary uses a part of it.
+#[path = "common/fakes.rs"]
+mod fakes;
+
+use brain::{
+    config::Config,
+    fleet::{Registry, session},
+    model::privilege::Level,
+    reconcile::{Poke, Reconciler, ReconcilerConfig},
+};
+use common::api::{CONFIG, Client, steady};
+use fakes::{Fake, Fuse};
+use insta::assert_json_snapshot;
+use serde_json::{Value, json};
+use spine::{id::Epoch, message::Role};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, task::JoinSet};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A brain in this process, with a head and three tails, and a VM that runs with two discs on the first.
+struct Lab {
+    root: Client,
+    alice: Client,
+    tails: [Fake; 3],
+    _head: Fake,
+    _tasks: JoinSet<()>,
+}
+
+impl Lab {
+    async fn start(server: &common::Server, prepare: impl FnOnce(&mut [Fake; 3])) -> Self {
+        let store = server.store().await;
+        let (registry, poke) = (Registry::default(), Poke::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let fleet = session::Fleet {
+            registry: registry.clone(),
+            store: store.clone(),
+            poke: poke.clone(),
+            cluster: uuid::Uuid::new_v4(),
+            epoch: Epoch(1),
+            nodes_lock: Arc::default(),
+        };
+        let config = Config::parse(CONFIG, Path::new("brain.toml")).unwrap();
+        let reconciler = Reconciler::new(store.clone(), registry.clone(), poke.clone(), ReconcilerConfig::of(&config));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(session::listen(listener, fleet));
+        tasks.spawn(async move { reconciler.run().await });
+        let fuse = Arc::new(Fuse::default());
+        let tail = |n: u8| Fake::new(&format!("tail{n}"), Role::Tail, &format!("fd00:b16:0:2::2{n}"), address, &fuse);
+        let mut tails = [tail(1), tail(2), tail(3)];
+        prepare(&mut tails);
+        let mut head = Fake::new("head1", Role::Head, "fd00:b16:0:2::11", address, &fuse);
+        head.connect();
+        tails[0].connect();
+        let client = Client::with_nodes(store, CONFIG, poke, registry);
+        client.add_user("alice", Some("acme"), None).await;
+        client.add_user("root", None, Some(Level::ClusterAdmin)).await;
+        let (alice, root) = (client.as_user("alice").await, client.as_user("root").await);
+        let order = json!({"virtual_machine": {"name": "web1", "cores": 1, "memory": 512},
+            "discs": [{"storage_grade": "sata", "size": 1024}, {"storage_grade": "sata", "size": 2048}]});
+        alice.post("/accounts/acme/groups/default/vm_create", order).await.with(202);
+        let vm = alice.get("/virtual_machines/web1?wait=40s&until=running").await.with(200);
+        assert_eq!(vm["status"]["state"], "running", "{vm:#}");
+        for tail in &mut tails[1..] {
+            tail.connect();
+        }
+        let lab = Self { root, alice, tails, _head: head, _tasks: tasks };
+        lab.until("all pools are known", "/admin/storage_pools", |pools| pools.as_array().unwrap().len() == 6).await;
+        lab.until("all tails are there", "/admin/tails", |tails| {
+            tails.as_array().unwrap().iter().all(|tail| tail["online"] == true)
+        })
+        .await;
+        lab
+    }
+
+    /// Asks the API until it is so.
+    async fn until(&self, what: &str, path: &str, check: impl Fn(&Value) -> bool) -> Value {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = self.root.get(path).await.with(200);
+            if check(&answer) {
+                return answer;
+            }
+            assert!(std::time::Instant::now() < deadline, "{what}: {answer:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Until the source has been told to send the disc; gives what it says of that.
+    async fn sending(&self, tail: usize, disc: &str) -> Value {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let own = self.tails[tail].get(disc).and_then(|report| report.get("migration").cloned());
+            if let Some(own) = own.filter(|own| own["phase"] == "copying") {
+                return own;
+            }
+            assert!(std::time::Instant::now() < deadline, "{disc} is not sent");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The tails hand the disc over.
+    async fn hand_over(&self, from: usize, to: usize, disc: &str, arrives_as: &str) {
+        let own = self.sending(from, disc).await;
+        let source = self.tails[from].get(disc).unwrap();
+        self.tails[from].say(disc, &json!({"owner": "fenced", "state": "moved"}));
+        self.tails[to].say(
+            arrives_as,
+            &json!({"owner": "owner", "state": "serving", "attachments": source["attachments"],
+            "attachments_version": source["attachments_version"], "generation": own["generation"]}),
+        );
+    }
+
+    async fn finished(&self, job: i64) -> Value {
+        self.until("the job ends", &format!("/admin/migration_jobs/{job}"), |job| !job["finished_at"].is_null()).await
+    }
+
+    async fn gone(&self, tail: usize, disc: &str) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.tails[tail].get(disc).is_some() {
+            assert!(std::time::Instant::now() < deadline, "{disc} stays");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn scrubbed(mut job: Value) -> Value {
+    for at in ["created_at", "updated_at", "started_at", "finished_at"] {
+        if job[at].is_string() {
+            job[at] = "…".into();
+        }
+    }
+    // Pools are numbered in the order in which their tails came.
+    job["destinations"]["pools"].as_array_mut().unwrap().clear();
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r012_r120_r130_a_disc_moves_while_its_machine_runs() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |_| {}).await;
+    let ordered = lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(200);
+    let job = ordered["migration_job_id"].as_i64().unwrap();
+    let own = lab.sending(0, "disc.sata.1").await;
+    assert_eq!((&own["generation"], &own["peer"]), (&json!(2), &json!("tail2")), "the brain grants generations");
+    let incoming = lab.tails[1].get("disc.sata.1").unwrap();
+    assert_eq!((&incoming["owner"], &incoming["generation"]), (&json!("incoming"), &json!(2)));
+
+    // What operators and owners see of it.
+    lab.tails[0].say("disc.sata.1", &json!({"migration_progress": 42, "migration_eta": 12, "migration_speed": 110}));
+    let moving =
+        lab.until("there is progress", "/admin/migrating_discs", |discs| discs[0]["migration_progress"] == 42).await;
+    assert_json_snapshot!("migrating_discs", steady(moving.clone()));
+    assert_eq!(lab.alice.get("/discs/1").await.with(200)["new_storage_pool"], "tail2-sata1", "B09");
+    assert_json_snapshot!("job", scrubbed(lab.root.get(&format!("/admin/migration_jobs/{job}")).await.with(200)));
+    let active = lab.root.get(&format!("/admin/migration_jobs/{job}/migrations")).await.with(200);
+    assert_eq!((&active[0]["disc_id"], &active[0]["port"]), (&json!(1), &json!(7771)), "B14: {active:#}");
+    lab.alice.get("/admin/migrating_discs").await.with(404);
+    lab.alice.post("/admin/discs/1/cancel_migration", json!({})).await.with(404);
+
+    // What cannot be done meanwhile says so.
+    let refused = lab.alice.put("/discs/1", json!({"size": 4096})).await.with(400);
+    assert!(refused["size"][0].as_str().unwrap().contains("being moved to tail2-sata1"), "{refused}");
+    let refused = lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail3-sata1"})).await.with(400);
+    assert!(refused["new_pool_spec"][0].as_str().unwrap().contains("being moved to tail2-sata1 already"), "{refused}");
+
+    lab.hand_over(0, 1, "disc.sata.1", "disc.sata.1").await;
+    let done = lab.finished(job).await;
+    assert_eq!(done["status"]["discs"]["done"], json!([1]), "{done:#}");
+    lab.gone(0, "disc.sata.1").await;
+    let disc = lab.alice.get("/discs/1").await.with(200);
+    assert_eq!((&disc["storage_pool"], disc.get("new_storage_pool")), (&json!("tail2-sata1"), None), "{disc:#}");
+    assert_eq!(lab.alice.get("/virtual_machines/web1").await.with(200)["status"]["state"], "running");
+    assert_eq!(lab.root.get("/admin/storage_pools/tail2-sata1/discs").await.with(200).as_array().unwrap().len(), 1);
+
+    // Who may use it is asked of its owner now: a stop withdraws there.
+    lab.alice.put("/virtual_machines/web1", json!({"power_on": false, "autoreboot_on": false})).await.with(200);
+    lab.until("it is withdrawn", "/virtual_machines/web1", |vm| vm["status"]["state"] == "off").await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while lab.tails[1].get("disc.sata.1").unwrap()["attachments"] != json!([]) {
+        assert!(std::time::Instant::now() < deadline, "safety rule 5: the owner was not told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b13_b14_a_tail_is_planned_emptied_and_what_fails_says_why() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |_| {}).await;
+    let plan = lab.root.post("/admin/tails/tail1/empty?plan=true", json!({})).await.with(200);
+    assert_json_snapshot!("plan", plan);
+    assert!(lab.tails[1].state.lock().unwrap().resources.is_empty(), "a plan does nothing");
+    assert_eq!(lab.root.get("/admin/migration_jobs").await.with(200), json!([]));
+
+    // One at a time: the pools say so.
+    for pool in ["tail1-sata1", "tail2-sata1"] {
+        let path = format!("/admin/storage_pools/{pool}");
+        let changed = lab.root.put(&path, json!({"migration_concurrency": 1})).await.with(200);
+        assert_eq!(changed["migration_concurrency"], 1, "B12");
+    }
+    let tail = lab.root.put("/admin/tails/tail1", json!({"usage_strategy": "empty"})).await.with(200);
+    assert_eq!(tail["usage_strategy"], "empty");
+    let job = lab.root.get("/admin/migration_jobs?unfinished=1").await.with(200)[0]["id"].as_i64().unwrap();
+    let path = format!("/admin/migration_jobs/{job}");
+    lab.sending(0, "disc.sata.1").await;
+    let waits = lab.until("the second waits", &path, |job| job["discs"][1]["reason"].is_string()).await;
+    assert_eq!(waits["discs"][1]["reason"], "tail1-sata1 takes part in 1 moves at once, which is its limit");
+    assert_eq!((&waits["queue"]["discs"], &waits["active"]["discs"]), (&json!([2]), &json!([1])));
+
+    // A failure of a kind that says nothing of other discs ends one; the next goes on.
+    let failed = json!({"kind": "no-space", "message": "storage pool sata1 is full"});
+    let mut own = lab.sending(0, "disc.sata.1").await;
+    (own["phase"], own["error"]) = (json!("failed"), failed);
+    lab.tails[0].say("disc.sata.1", &json!({"migration": own}));
+    lab.gone(1, "disc.sata.1").await;
+    let mut own = lab.sending(0, "disc.sata.2").await;
+    assert_eq!(lab.root.get(&path).await.with(200)["status"]["discs"]["errored"], json!([1]));
+    // One of an unknown kind ends it too, and says so.
+    (own["phase"], own["error"]) = (json!("failed"), json!({"kind": "gremlins", "message": "who knows"}));
+    lab.tails[0].say("disc.sata.2", &json!({"migration": own}));
+    let job = lab.finished(job).await;
+    assert!(job["stopped_reason"].as_str().unwrap().contains("who knows"), "{job:#}");
+    assert_json_snapshot!("errored_job", scrubbed(job));
+    assert_eq!(lab.alice.get("/discs/1").await.with(200)["storage_pool"], "tail1-sata1", "it is where it was");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b13_moves_are_called_off_and_regrades_change_the_grade() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |_| {}).await;
+    let refused = lab.root.post("/admin/discs/1/cancel_migration", json!({})).await.with(400);
+    assert!(refused["migration"][0].as_str().unwrap().contains("neither queued nor moving"), "{refused}");
+    lab.root.post("/admin/discs/1/migrate", json!({})).await.with(200);
+    lab.sending(0, "disc.sata.1").await;
+    lab.root.post("/admin/discs/1/cancel_migration", json!({})).await.with(200);
+    let job = lab.finished(1).await;
+    assert_eq!(job["status"]["discs"]["cancelled"], json!([1]));
+    assert_eq!(job["discs"][0]["reason"], "cancelled by root");
+    for tail in 1..3 {
+        lab.gone(tail, "disc.sata.1").await;
+    }
+
+    // A second attempt has a generation of its own, a job is called off in part, and the priority counts.
+    let order =
+        json!({"sources": {"discs": [1, "2"]}, "destinations": {"tails": ["tail3"]}, "options": {"priority": 3}});
+    let job = lab.root.post("/admin/migration_jobs", order).await.with(200);
+    assert_eq!(job["args"]["sources"], json!({"discs": [1, 2]}));
+    let path = format!("/admin/migration_jobs/{}", job["id"]);
+    let own = lab.sending(0, "disc.sata.1").await;
+    assert_eq!((&own["generation"], &own["peer"]), (&json!(3), &json!("tail3")), "nbd.md 3.9: g+2");
+    lab.root.put(&path, json!({"cancel": {"discs": [2]}, "options": {"priority": 7}})).await.with(200);
+    lab.until("it is called off", &path, |job| job["status"]["discs"]["cancelled"] == json!([2])).await;
+    lab.hand_over(0, 2, "disc.sata.1", "disc.sata.1").await;
+    let done = lab.finished(2).await;
+    assert_eq!((&done["priority"], &done["status"]["discs"]["done"]), (&json!(7), &json!([1])));
+
+    let refused = lab.root.post("/admin/discs/2/regrade", json!({"new_grade": "sata"})).await.with(400);
+    assert!(refused["new_grade"][0].as_str().unwrap().contains("the grade that the disc has"), "{refused}");
+    let ordered = lab.root.post("/admin/discs/2/regrade", json!({"new_grade": "ssd"})).await.with(200);
+    let own = lab.sending(0, "disc.sata.2").await;
+    let to = if own["peer"] == "tail2" { 1 } else { 2 };
+    lab.hand_over(0, to, "disc.sata.2", "disc.ssd.2").await;
+    lab.finished(ordered["migration_job_id"].as_i64().unwrap()).await;
+    assert_eq!(lab.alice.get("/discs/2").await.with(200)["storage_grade"], "ssd");
+    lab.gone(0, "disc.sata.2").await;
+
+    for (body, part) in [
+        (json!({}), "name discs, pools or tails"),
+        (json!({"sources": {"tails": ["tail9"]}}), "there is no tail"),
+        (json!({"sources": {"discs": [77]}}), "there is no disc 77"),
+        (json!({"sources": {"discs": [1]}, "destinations": {"pools": ["nowhere"]}}), "there is no storage pool"),
+    ] {
+        let refused = lab.root.post("/admin/migration_jobs", body).await.with(400).to_string();
+        assert!(refused.contains(part), "{refused}");
+    }
+    lab.root.post("/admin/discs/99/migrate", json!({})).await.with(404);
+    lab.root.put("/admin/storage_pools/tail1-sata1", json!({"usage_strategy": "flood"})).await.with(400);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_knows_no_moves_gets_no_order_and_the_operator_a_reason() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |tails| tails[1].takes_no_discs()).await;
+    let refused = lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(400);
+    let sentence = refused["new_pool_spec"][0].as_str().unwrap();
+    assert!(sentence.contains("tail2 takes no part in moves"), "{sentence}");
+    assert_eq!(lab.root.get("/admin/migration_jobs").await.with(200), json!([]), "nothing is half-made");
+    assert!(lab.tails[1].state.lock().unwrap().commands.is_empty());
+    // Wherever there is room is the third one, then.
+    lab.root.post("/admin/discs/1/migrate", json!({})).await.with(200);
+    assert_eq!(lab.sending(0, "disc.sata.1").await["peer"], "tail3");
+    server.stop().await;
+}
