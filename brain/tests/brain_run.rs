@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr)] // A test that cannot run says why.
 
 mod common;
+#[allow(dead_code)] // This binary uses a part of it.
 #[path = "common/fakes.rs"]
 mod fakes;
 

@@ -153,8 +153,12 @@ async fn r012_r120_r130_a_disc_moves_while_its_machine_runs() {
 
     // What operators and owners see of it.
     lab.tails[0].say("disc.sata.1", &json!({"migration_progress": 42, "migration_eta": 12, "migration_speed": 110}));
-    let moving =
-        lab.until("there is progress", "/admin/migrating_discs", |discs| discs[0]["migration_progress"] == 42).await;
+    let moving = lab
+        .until("there is progress", "/admin/migrating_discs", |discs| {
+            let reason = discs[0]["status"]["reason"].as_str().unwrap_or_default();
+            discs[0]["migration_progress"] == 42 && reason.contains("being copied")
+        })
+        .await;
     assert_json_snapshot!("migrating_discs", steady(moving.clone()));
     assert_eq!(lab.alice.get("/discs/1").await.with(200)["new_storage_pool"], "tail2-sata1", "B09");
     assert_json_snapshot!("job", scrubbed(lab.root.get(&format!("/admin/migration_jobs/{job}")).await.with(200)));

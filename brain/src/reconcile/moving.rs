@@ -313,3 +313,204 @@ fn order(moving: &MoveRow, source: &DiscReport, incoming: IncomingOrder) -> Disc
         extra: Attributes::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fleet::FleetError,
+        model::work::Work,
+        reconcile::{
+            conclude::conclude,
+            memory::Memory,
+            observed::{Node, Observed},
+            tests::{now, plan, report, served, short},
+        },
+    };
+    use spine::{
+        id::{DiscNumber, Generation, MigrationId},
+        resource::migration::MigrationRole,
+    };
+
+    const DISC: DiscNumber = DiscNumber(1);
+
+    /// A VM that is off, with a disc on tail1 that is to move to tail2.
+    fn moving() -> (Work, Observed) {
+        let (mut work, mut observed) = served();
+        work.vm.power_on = false;
+        work.discs[0].moving = Some(MoveRow {
+            id: MigrationId(uuid::Uuid::from_u128(42)),
+            target: PoolRow { id: 2, name: "sata1".parse().unwrap(), tail: "tail2".parse().unwrap() },
+            target_grade: "sata".parse().unwrap(),
+            target_address: Some("[fd00::22]:7771".parse().unwrap()),
+            source_address: Some("fd00::21".parse().unwrap()),
+            generation: Generation(2),
+            undo: None,
+        });
+        observed.nodes.insert("tail2".parse().unwrap(), Node::Ready);
+        (work, observed)
+    }
+
+    fn says(observed: &mut Observed, work: &Work, owner: Ownership, phase: Option<MigrationPhase>) {
+        let own = phase.map(|phase| MigrationReport {
+            id: work.discs[0].moving.as_ref().unwrap().id,
+            role: MigrationRole::Source,
+            peer: "tail2".parse().unwrap(),
+            generation: Generation(2),
+            phase,
+            pass: 1,
+            bytes_copied: 0,
+            bytes_left: 0,
+            dirtied_bytes_per_s: None,
+            expected_pause_ms: None,
+            pause_ms: None,
+            verified_percent: None,
+            error: None,
+        });
+        let source = DiscReport { owner, migration: own, ..report(&work.discs[0]) };
+        observed.discs.insert(DISC, SeenDisc::Report(source));
+    }
+
+    fn target(observed: &mut Observed, work: &Work, owner: Ownership, generation: u64) {
+        let generation = Generation(generation);
+        observed.targets.insert(DISC, SeenDisc::Report(DiscReport { owner, generation, ..report(&work.discs[0]) }));
+    }
+
+    fn steps(work: &Work, observed: &Observed) -> Vec<String> {
+        short(&plan(work, observed, &Memory::default()))
+    }
+
+    fn status(work: &Work, observed: &Observed) -> Status {
+        plan(work, observed, &Memory::default()).disc_statuses[&DISC].clone()
+    }
+
+    #[test]
+    fn r130_the_target_is_told_then_the_source_and_then_both_are_left_to_it() {
+        let (work, mut observed) = moving();
+        let first = plan(&work, &observed, &Memory::default());
+        assert_eq!(short(&first), ["tail2: MoveReceive(DiscNumber(1))"]);
+        let Action::Ask(Ask { command: Command::Create(_, order), .. }) = &first.actions[0] else {
+            panic!("{first:?}")
+        };
+        assert_eq!(order["generation"], 2);
+        assert_eq!(order["incoming"]["source"], "tail1");
+        assert!(!order.contains_key("attachments") && !order.contains_key("image"), "safety rule 5");
+        target(&mut observed, &work, Ownership::Incoming, 2);
+        let second = plan(&work, &observed, &Memory::default());
+        assert_eq!(short(&second), ["tail1: MoveSend(DiscNumber(1))"]);
+        let Action::Ask(Ask { command: Command::Update(_, order), .. }) = &second.actions[0] else {
+            panic!("{second:?}")
+        };
+        assert_eq!(order["migration"]["address"], "[fd00::22]:7771");
+        says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Copying));
+        assert!(steps(&work, &observed).is_empty());
+        assert_eq!(status(&work, &observed).state, "serving", "the guest notices nothing");
+    }
+
+    #[test]
+    fn safety_rule_18_the_source_is_told_to_stop_and_its_word_ends_the_move() {
+        let (mut work, mut observed) = moving();
+        target(&mut observed, &work, Ownership::Prepared, 2);
+        says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Failed));
+        let failed = plan(&work, &observed, &Memory::default());
+        let [Action::Record(Change::MoveUndo { undo, .. })] = &failed.actions[..] else { panic!("{failed:?}") };
+        assert!(undo.stops_job && undo.state == MigrationState::Errored, "no reason is an unknown one: {undo:?}");
+        assert!(failed.actions[0] != Action::Record(Change::MoveUndone(DISC)));
+        let Action::Record(change) = &failed.actions[0] else { unreachable!() };
+        change.apply(&mut work);
+        let stop = plan(&work, &observed, &Memory::default());
+        assert_eq!(short(&stop), ["tail1: MoveStop(DiscNumber(1))"]);
+        let Action::Ask(ask) = &stop.actions[0] else { unreachable!() };
+        let mut memory = Memory::default();
+        let moved = FleetError::Refused { node: ask.node.clone(), error: "moved".into(), message: "too late".into() };
+        assert!(conclude(&work, ask, &Err(moved), &mut memory, now()).is_empty(), "it is not undone");
+        let done = conclude(&work, ask, &Ok(Attributes::new()), &mut memory, now());
+        assert_eq!(done, [Change::MoveUndone(DISC)]);
+        done[0].apply(&mut work);
+        assert_eq!(steps(&work, &observed).len(), 1, "the copy at the target goes: {:?}", steps(&work, &observed));
+        let removal = plan(&work, &observed, &Memory::default());
+        let Action::Ask(Ask { command: Command::Remove(_, why), .. }) = &removal.actions[0] else {
+            panic!("{removal:?}")
+        };
+        assert_eq!((&why["generation"], why["aborted"].is_string()), (&json!(2), true));
+    }
+
+    #[test]
+    fn a_source_that_is_fenced_is_believed_and_nothing_else_is() {
+        let (mut work, mut observed) = moving();
+        says(&mut observed, &work, Ownership::Fenced, Some(MigrationPhase::Handover));
+        target(&mut observed, &work, Ownership::Prepared, 2);
+        assert_eq!(steps(&work, &observed), ["tail2: MoveCommit(DiscNumber(1))"]);
+        work.discs[0].moving.as_mut().unwrap().undo =
+            Some(Undo { reason: "late".to_owned(), state: MigrationState::Cancelled, stops_job: false });
+        assert_eq!(steps(&work, &observed), ["tail2: MoveCommit(DiscNumber(1))"], "too late to be undone");
+        observed.nodes.insert("tail2".parse().unwrap(), Node::Away(now()));
+        observed.targets.clear();
+        assert!(steps(&work, &observed).is_empty(), "it waits: availability is lost, never consistency");
+        assert!(status(&work, &observed).reason.unwrap().contains("served by neither"));
+        observed.nodes.insert("tail2".parse().unwrap(), Node::Ready);
+        target(&mut observed, &work, Ownership::Owner, 2);
+        assert_eq!(plan(&work, &observed, &Memory::default()).actions, [Action::Record(Change::DiscMoved(DISC))]);
+        says(&mut observed, &work, Ownership::Fenced, None);
+        observed.targets.clear();
+        assert!(steps(&work, &observed).is_empty());
+        assert_eq!(status(&work, &observed).state, "failed", "it was given up in a move that is not ours");
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_ends_the_move_and_stops_the_job() {
+        let (work, mut observed) = moving();
+        says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Copying));
+        let undo = |observed: &Observed| match &plan(&work, observed, &Memory::default()).actions[..] {
+            [Action::Record(Change::MoveUndo { undo, .. })] => undo.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(undo(&observed).reason.contains("has lost what it had received"));
+        for (owner, generation) in [(Ownership::Incoming, 3), (Ownership::Owner, 1)] {
+            target(&mut observed, &work, owner, generation);
+            assert!(undo(&observed).stops_job, "{owner:?} {generation}");
+        }
+        let ask = Ask {
+            node: "tail2".parse().unwrap(),
+            command: Command::Create("disc.sata.1".parse().unwrap(), Attributes::new()),
+            deadline: DISC_COMMAND_DEADLINE,
+            purpose: Purpose::MoveReceive(DISC),
+        };
+        for (word, ends, stops) in [("pool-full", true, false), ("bad-value", true, true), ("busy", false, false)] {
+            let refusal = FleetError::Refused { node: ask.node.clone(), error: word.into(), message: "no".into() };
+            let changes = conclude(&work, &ask, &Err(refusal), &mut Memory::default(), now());
+            let stopped = matches!(&changes[..], [Change::MoveUndo { undo, .. }] if undo.stops_job);
+            assert_eq!((!changes.is_empty(), stopped), (ends, stops), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_former_owner_keeps_its_copy_until_the_new_one_serves() {
+        let (mut work, mut observed) = moving();
+        Change::DiscMoved(DISC).apply(&mut work);
+        observed.targets.clear();
+        let mut taken = report(&work.discs[0]);
+        (taken.state, taken.generation) = (DiscState::Failed, Generation(2));
+        observed.discs.insert(DISC, SeenDisc::Report(taken.clone()));
+        assert!(steps(&work, &observed).is_empty(), "the new owner has failed: {:?}", steps(&work, &observed));
+        taken.state = DiscState::Serving;
+        observed.discs.insert(DISC, SeenDisc::Report(taken));
+        let removal =
+            r#"tail1: RemoveLeftover { disc: DiscNumber(1), tail: NodeName("tail1"), generation: Generation(2) }"#;
+        assert_eq!(steps(&work, &observed), [removal]);
+        observed.nodes.insert("tail1".parse().unwrap(), Node::Away(now()));
+        assert!(steps(&work, &observed).is_empty());
+    }
+
+    #[test]
+    fn a_disc_that_is_to_be_destroyed_is_not_moved_any_further() {
+        let (mut work, observed) = moving();
+        work.discs[0].remove_reason = Some("its owner deleted it".to_owned());
+        let first = plan(&work, &observed, &Memory::default());
+        let [Action::Record(change @ Change::MoveUndo { .. })] = &first.actions[..] else { panic!("{first:?}") };
+        change.apply(&mut work);
+        assert_eq!(steps(&work, &observed), ["tail1: MoveStop(DiscNumber(1))"]);
+        Change::MoveUndone(DISC).apply(&mut work);
+        assert_eq!(steps(&work, &observed)[0], "tail1: RemoveDisc(DiscNumber(1))");
+    }
+}

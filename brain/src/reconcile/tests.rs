@@ -109,7 +109,7 @@ pub(super) fn report(disc: &DiscRow) -> DiscReport {
 }
 
 /// A VM with one disc on tail1, made and served, and the tail's view of it.
-fn served() -> (Work, Observed) {
+pub(super) fn served() -> (Work, Observed) {
     let disc = DiscRow { made: true, ..disc(1, Some("tail1")) };
     let mut observed = Observed::default();
     observed.nodes.insert("tail1".parse().unwrap(), Node::Ready);
@@ -147,12 +147,12 @@ fn instance(work: &Work, head: &str, run: i64) -> Machine {
     Machine { head: head.parse().unwrap(), resource: Some(resource) }
 }
 
-fn plan(work: &Work, observed: &Observed, memory: &Memory) -> Plan {
+pub(super) fn plan(work: &Work, observed: &Observed, memory: &Memory) -> Plan {
     Situation { work, observed, memory, surroundings: &surroundings(), now: now() }.plan()
 }
 
 /// What a plan's actions are for, in short.
-fn short(plan: &Plan) -> Vec<String> {
+pub(super) fn short(plan: &Plan) -> Vec<String> {
     let one = |action: &Action| match action {
         Action::Ask(ask) => format!("{}: {:?}", ask.node, ask.purpose),
         other => format!("{other:?}"),

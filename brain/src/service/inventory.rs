@@ -10,10 +10,8 @@ use crate::{
     auth::Caller,
     model::{
         disc::Disc,
-        filter::Filter,
         invalid::Invalid,
         name::{Spec, check_label},
-        privilege::Reach,
     },
     store::{
         discs,
@@ -176,8 +174,7 @@ pub async fn discs_of_pool(service: &Service, caller: &Caller, spec: &Spec) -> R
 async fn discs_in(service: &Service, pools: &[String]) -> Result<Vec<Disc>, ServiceError> {
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
-    let mut found = discs::list(&tx, &Reach::everything(), &Filter::default().with_deleted()).await?;
-    found.retain(|disc| disc.storage_pool.as_ref().is_some_and(|pool| pools.contains(pool)));
+    let mut found = discs::in_pools(&tx, pools).await?;
     add_progress(service, &mut found);
     Ok(found)
 }

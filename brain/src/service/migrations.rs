@@ -337,9 +337,7 @@ pub async fn migrating_discs(service: &Service, caller: &Caller) -> Result<Vec<D
     permit_admin(caller)?;
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
-    let filter = Filter::default().with_deleted();
-    let mut found = discs::list(&tx, &Reach::everything(), &filter).await?;
-    found.retain(|disc| disc.moving.is_some());
+    let mut found = discs::moving(&tx).await?;
     add_progress(service, &mut found);
     Ok(found)
 }

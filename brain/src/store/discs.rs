@@ -58,6 +58,30 @@ pub async fn list(tx: &Transaction<'_>, reach: &Reach, filter: &Filter) -> Resul
     Ok(tx.query(&sql, &bound.params_with_part()).await?.iter().map(from_row).collect())
 }
 
+/// All discs that are moving to another tail.
+///
+/// # Errors
+/// When the database fails.
+pub async fn moving(tx: &Transaction<'_>) -> Result<Vec<Disc>, StoreError> {
+    let sql = format!("{SELECT}{} AND m.uuid IS NOT NULL ORDER BY d.id", select::VISIBLE_AND_NAMED);
+    let (reach, filter) = (Reach::everything(), Filter::default().with_deleted());
+    let bound = select::Bound::new(&reach, &filter);
+    Ok(tx.query(&sql, &bound.params_with_part()).await?.iter().map(from_row).collect())
+}
+
+/// All discs in the pools with these labels.
+///
+/// # Errors
+/// When the database fails.
+pub async fn in_pools(tx: &Transaction<'_>, labels: &[String]) -> Result<Vec<Disc>, StoreError> {
+    let sql = format!("{SELECT}{} AND p.label = ANY($14) ORDER BY d.id", select::VISIBLE_AND_NAMED);
+    let (reach, filter) = (Reach::everything(), Filter::default().with_deleted());
+    let bound = select::Bound::new(&reach, &filter);
+    let mut params = bound.params_with_part();
+    params.push(&labels);
+    Ok(tx.query(&sql, &params).await?.iter().map(from_row).collect())
+}
+
 /// A disc that is to be made: everything checked.
 #[derive(Clone, Debug)]
 pub struct DiscRow<'a> {
