@@ -17,7 +17,7 @@ use crate::{
     statistics::Spread,
 };
 use anyhow::{Context, Result, bail};
-use plot::{Bar, Panel};
+use plot::{Bar, Panel, Scale};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -118,7 +118,7 @@ impl Page {
             self.text += &format!("\n### {by}\n\n{table}");
             for (kind, title, unit) in PLOTS {
                 let panels = panels(run, client, *kind);
-                let svg = plot::panels(&format!("{title}: {client} client"), &panels)?;
+                let svg = plot::panels(&format!("{title}: {client} client"), &panels, &note(run, *kind))?;
                 self.plot(&format!("{name}-{client}-{unit}"), title, &svg)?;
             }
         }
@@ -139,7 +139,8 @@ impl Page {
         let rows: Vec<_> = points.iter().map(row).collect();
         let table = table::markdown(&["discs", "RSS MiB"], &rows, 0);
         self.text += &format!("\n## {name}\n\n{}\n\n{table}", machine(&memory.machine));
-        let svg = plot::curve("Memory by number of discs, each with an idle client", "discs", "RSS MiB", &points)?;
+        let title = "Memory by number of discs, each with an idle client";
+        let svg = plot::curve(title, "discs", "RSS MiB", &points, &place(&memory.machine))?;
         self.plot(name, "Memory by number of discs", &svg)
     }
 
@@ -162,8 +163,8 @@ enum Kind {
 
 const PLOTS: &[(Kind, &str, &str)] = &[
     (Kind::Rate, "Requests a second, or MiB/s", "rate"),
-    (Kind::Latency, "Latency in µs: p50, and p99 behind it", "latency"),
-    (Kind::Cpu, "Server's CPU per request in µs", "cpu"),
+    (Kind::Latency, "Latency: p50, and p99 behind it", "latency"),
+    (Kind::Cpu, "Server's CPU time per request", "cpu"),
 ];
 
 fn panels(run: &Run, client: Client, kind: Kind) -> Vec<Panel> {
@@ -171,8 +172,14 @@ fn panels(run: &Run, client: Client, kind: Kind) -> Vec<Panel> {
         let servers = run.servers.iter().enumerate();
         let bars: Vec<Bar> =
             servers.filter_map(|(place, server)| bar(run, load, client, (place, &server.name), kind)).collect();
-        let unit = if matches!(kind, Kind::Rate) && load.is_bandwidth() { ", MiB/s" } else { "" };
-        (!bars.is_empty()).then(|| Panel { title: format!("{}{unit}", load.name), bars })
+        let (unit, scale) = match kind {
+            Kind::Rate if load.is_bandwidth() => ("MiB/s", Scale::Linear),
+            Kind::Rate => ("requests/s", Scale::Linear),
+            // p99 is often a hundred times p50.
+            Kind::Latency => ("µs", Scale::Logarithmic),
+            Kind::Cpu => ("µs", Scale::Linear),
+        };
+        (!bars.is_empty()).then(|| Panel { title: load.name.to_owned(), unit, scale, bars })
     };
     LOADS.iter().filter_map(panel).collect()
 }
@@ -186,6 +193,41 @@ fn bar(run: &Run, load: &Load, client: Client, (place, server): (usize, &str), k
         Kind::Cpu => (of(|f| f.server_cpu_us)?, None),
     };
     Some(Bar { name: server.to_owned(), colour: place, value: main.median, ends: (main.min, main.max), behind })
+}
+
+/// What a plot was made from, in a few lines below it.
+fn note(run: &Run, kind: Kind) -> String {
+    let s = &run.settings;
+    let second = match kind {
+        Kind::Latency => " The paler bar, and the second number: p99, median of the rounds. The axis is logarithmic.",
+        Kind::Rate | Kind::Cpu => "",
+    };
+    format!(
+        "Bar: median of {} rounds of {} s; line: lowest and highest round.{second}\n{}, warm file of {} MiB in {} pages, \
+         server on processor {}, client on {}",
+        s.rounds,
+        s.seconds,
+        place(&run.machine),
+        s.file_mib,
+        s.pages,
+        s.server_cpu,
+        s.client_cpu
+    )
+}
+
+/// The machine and the code in a line.
+fn place(machine: &Machine) -> String {
+    let modified = if machine.modified { " with changes" } else { "" };
+    format!(
+        "{} UTC, commit {}{modified}, Linux {}, {} × {}, {} MiB, {}",
+        machine.date,
+        machine.commit,
+        machine.kernel,
+        machine.cpus_count,
+        machine.cpu,
+        machine.memory_mib,
+        machine.filesystem
+    )
 }
 
 fn machine(machine: &Machine) -> String {
@@ -343,6 +385,9 @@ mod tests {
         for plot in plots {
             let svg = fs::read_to_string(dir.path().join("out").join(plot.trim_end_matches(')'))).unwrap();
             assert!(svg.starts_with("<svg"));
+            for part in ["commit 0123abc", "Linux 6.1.0", "ext4 (rw)"] {
+                assert!(svg.contains(part), "{part} is not in {plot}: a plot must be readable alone");
+            }
         }
     }
 

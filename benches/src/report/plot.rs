@@ -1,4 +1,4 @@
-//! SVG plots: bars in small panels, and a curve.
+//! SVG plots: bars in small panels, and a curve. Each can be read alone: below it is what it was made from.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -23,8 +23,57 @@ pub struct Bar {
 pub struct Panel {
     /// Above it.
     pub title: String,
+    /// What is counted, beside its axis.
+    pub unit: &'static str,
+    /// How far up a value is.
+    pub scale: Scale,
     /// From left to right.
     pub bars: Vec<Bar>,
+}
+
+/// How far up a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Twice as much is twice as far; zero is at the bottom.
+    Linear,
+    /// Ten times as much is always as far; the power of ten below the least value is at the bottom.
+    Logarithmic,
+}
+
+impl Scale {
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            // Nothing that is measured is less.
+            Self::Logarithmic => value.max(1e-3).log10(),
+        }
+    }
+
+    fn value(self, place: f64) -> f64 {
+        match self {
+            Self::Linear => place,
+            Self::Logarithmic => 10f64.powf(place),
+        }
+    }
+
+    /// Labels of an axis of this height: no more than one for each power of ten.
+    fn labels_max(self, height: f64) -> usize {
+        match self {
+            Self::Linear => 5,
+            Self::Logarithmic => height as usize + 1,
+        }
+    }
+
+    /// The ends of an axis that has these values on it, and room above the highest for a number.
+    fn ends(self, lowest: f64, highest: f64) -> (f64, f64) {
+        match self {
+            Self::Linear => (0.0, highest.max(f64::MIN_POSITIVE) * 1.25),
+            Self::Logarithmic => {
+                let bottom = self.place(lowest).floor();
+                (bottom, self.place(highest).ceil().max(bottom + 1.0) + 0.4)
+            }
+        }
+    }
 }
 
 const PANEL_PIXELS: (u32, u32) = (300, 190);
@@ -40,22 +89,27 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(213, 94, 0),
 ];
 const BAR_WIDTH: f64 = 0.7;
-/// Room above the highest bar for its number.
-const HEADROOM: f64 = 1.25;
+const NOTE_PIXELS: u32 = 10;
+const NOTE_LINE_PIXELS: u32 = 14;
 
-/// Panels below a title. Each has its own scale, which starts at zero.
+/// Panels between a title and a note. Each has its own axis.
 ///
 /// # Errors
 /// When the plot cannot be drawn.
-pub fn panels(title: &str, panels: &[Panel]) -> Result<String> {
+pub fn panels(title: &str, panels: &[Panel], note: &str) -> Result<String> {
     let columns = panels.len().clamp(1, PANELS_IN_A_ROW);
     let rows = panels.len().div_ceil(columns).max(1);
-    let size = (PANEL_PIXELS.0 * columns as u32, PANEL_PIXELS.1 * rows as u32 + TITLE_PIXELS);
+    // A title and a note need their room though there is one panel.
+    let width = PANEL_PIXELS.0 * columns.max(2) as u32;
+    let note = wrapped(note, width);
+    let height = PANEL_PIXELS.1 * rows as u32 + TITLE_PIXELS;
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (width, height + note_pixels(&note))).into_drawing_area();
         root.fill(&WHITE).map_err(undrawn)?;
-        let body = root.titled(title, ("sans-serif", 18)).map_err(undrawn)?;
+        let (body, below) = root.split_vertically(height);
+        write_note(&below, &note)?;
+        let body = body.titled(title, ("sans-serif", 18)).map_err(undrawn)?;
         for (area, panel) in body.split_evenly((rows, columns)).iter().zip(panels) {
             draw(area, panel)?;
         }
@@ -67,22 +121,25 @@ pub fn panels(title: &str, panels: &[Panel]) -> Result<String> {
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
-    let highest = panel.bars.iter().map(|bar| bar.ends.1.max(bar.value).max(bar.behind.unwrap_or(0.0)));
-    let top = highest.fold(f64::MIN_POSITIVE, f64::max) * HEADROOM;
+    let scale = panel.scale;
+    let highest = panel.bars.iter().map(Bar::highest).fold(0.0, f64::max);
+    let lowest = panel.bars.iter().map(|bar| bar.ends.0.min(bar.value)).fold(highest, f64::min);
+    let (bottom, top) = scale.ends(lowest, highest);
     let count = panel.bars.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, ("sans-serif", 13))
         .margin(6)
         .x_label_area_size(18)
-        .y_label_area_size(48)
-        .build_cartesian_2d(0.0..count.max(1.0), 0.0..top)
+        .y_label_area_size(54)
+        .build_cartesian_2d(0.0..count.max(1.0), bottom..top)
         .map_err(undrawn)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .disable_x_axis()
-        .y_labels(5)
-        .y_label_formatter(&|value| short(*value))
+        .y_labels(scale.labels_max(top - bottom))
+        .y_desc(panel.unit)
+        .y_label_formatter(&|place| short(scale.value(*place)))
         .light_line_style(TRANSPARENT)
         .label_style(("sans-serif", 10))
         .draw()
@@ -91,16 +148,16 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
         let colour = COLOURS[bar.colour % COLOURS.len()];
         let middle = index as f64 + 0.5;
         let (left, right) = (middle - BAR_WIDTH / 2.0, middle + BAR_WIDTH / 2.0);
-        let rectangle = |height: f64, style: ShapeStyle| Rectangle::new([(left, 0.0), (right, height)], style);
+        let rectangle =
+            |value: f64, style: ShapeStyle| Rectangle::new([(left, bottom), (right, scale.place(value))], style);
         if let Some(behind) = bar.behind {
             chart.draw_series([rectangle(behind, colour.mix(0.3).filled())]).map_err(undrawn)?;
         }
         chart.draw_series([rectangle(bar.value, colour.filled())]).map_err(undrawn)?;
-        let ends = PathElement::new(vec![(middle, bar.ends.0), (middle, bar.ends.1)], BLACK.stroke_width(1));
-        chart.draw_series([ends]).map_err(undrawn)?;
-        let height = bar.ends.1.max(bar.value).max(bar.behind.unwrap_or(0.0));
-        write_text(&chart, area, (middle, height), &label(bar), -14)?;
-        write_text(&chart, area, (middle, 0.0), &bar.name, 4)?;
+        let ends = [bar.ends.0, bar.ends.1].map(|value| (middle, scale.place(value)));
+        chart.draw_series([PathElement::new(ends, BLACK.stroke_width(1))]).map_err(undrawn)?;
+        write_text(&chart, area, (middle, scale.place(bar.highest())), &label(bar), -14)?;
+        write_text(&chart, area, (middle, bottom), &bar.name, 4)?;
     }
     Ok(())
 }
@@ -120,22 +177,65 @@ fn write_text(chart: &Chart<'_, '_>, area: &Area<'_>, place: (f64, f64), text: &
     area.draw(&Text::new(text.to_owned(), (x - base.0, y - base.1 + down), style)).map_err(undrawn)
 }
 
+impl Bar {
+    fn highest(&self) -> f64 {
+        self.ends.1.max(self.value).max(self.behind.unwrap_or(0.0))
+    }
+}
+
+/// Lines of a note that fit into so many pixels: letters of this size are at most five wide on average.
+fn wrapped(note: &str, width_pixels: u32) -> Vec<String> {
+    let letters_max = (width_pixels / 5) as usize;
+    let mut lines: Vec<String> = Vec::new();
+    for sentence in note.lines() {
+        lines.push(String::new());
+        for word in sentence.split(' ') {
+            let line = lines.last_mut().expect("there is one");
+            if line.is_empty() {
+                line.push_str(word);
+            } else if line.chars().count() + 1 + word.chars().count() <= letters_max {
+                line.push(' ');
+                line.push_str(word);
+            } else {
+                lines.push(word.to_owned());
+            }
+        }
+    }
+    lines
+}
+
+fn note_pixels(lines: &[String]) -> u32 {
+    NOTE_LINE_PIXELS * lines.len() as u32 + NOTE_LINE_PIXELS / 2
+}
+
+fn write_note(area: &Area<'_>, lines: &[String]) -> Result<()> {
+    for (index, line) in lines.iter().enumerate() {
+        let place = (8, NOTE_LINE_PIXELS as i32 * index as i32);
+        area.draw(&Text::new(line.clone(), place, ("sans-serif", NOTE_PIXELS))).map_err(undrawn)?;
+    }
+    Ok(())
+}
+
 fn label(bar: &Bar) -> String {
     bar.behind.map_or(short(bar.value), |behind| format!("{} / {}", short(bar.value), short(behind)))
 }
 
-/// A curve through points, each marked.
+/// A curve through points, each marked, above a note.
 ///
 /// # Errors
 /// When the plot cannot be drawn.
-pub fn curve(title: &str, x_name: &str, y_name: &str, points: &[(f64, f64)]) -> Result<String> {
+pub fn curve(title: &str, x_name: &str, y_name: &str, points: &[(f64, f64)], note: &str) -> Result<String> {
     let end = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(1.0, f64::max) * 1.05;
     let (right, top) = (end(|point| point.0), end(|point| point.1));
+    let (width, height) = (640, 360);
+    let note = wrapped(note, width);
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (640, 360)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (width, height + note_pixels(&note))).into_drawing_area();
         root.fill(&WHITE).map_err(undrawn)?;
-        let mut chart = ChartBuilder::on(&root)
+        let (body, below) = root.split_vertically(height);
+        write_note(&below, &note)?;
+        let mut chart = ChartBuilder::on(&body)
             .caption(title, ("sans-serif", 18))
             .margin(10)
             .x_label_area_size(36)
@@ -184,14 +284,24 @@ mod tests {
             behind,
         };
         vec![
-            Panel { title: "read-4k".into(), bars: vec![bar("tail-nbd", 200e3, None), bar("nbdkit", 50e3, None)] },
-            Panel { title: "<latency> & more".into(), bars: vec![bar("tail-nbd", 12.0, Some(40.0))] },
+            Panel {
+                title: "read-4k".into(),
+                unit: "requests/s",
+                scale: Scale::Linear,
+                bars: vec![bar("tail-nbd", 200e3, None), bar("nbdkit", 50e3, None)],
+            },
+            Panel {
+                title: "<latency> & more".into(),
+                unit: "µs",
+                scale: Scale::Logarithmic,
+                bars: vec![bar("tail-nbd", 12.0, Some(40.0))],
+            },
         ]
     }
 
     #[test]
     fn the_plot_is_the_golden_one() {
-        let svg = panels("Requests a second", &example()).unwrap();
+        let svg = panels("Requests a second", &example(), "commit 1234\non a machine").unwrap();
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/golden.svg");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(golden, &svg).unwrap();
@@ -201,16 +311,23 @@ mod tests {
 
     #[test]
     fn strange_data_still_make_a_plot() {
-        assert!(panels("nothing", &[]).unwrap().starts_with("<svg"));
-        let empty = Panel { title: "empty".into(), bars: Vec::new() };
+        assert!(panels("nothing", &[], "").unwrap().starts_with("<svg"));
         let zero = Bar { name: "zero".into(), colour: 9, value: 0.0, ends: (0.0, 0.0), behind: Some(0.0) };
-        let svg = panels("</svg>", &[empty, Panel { title: "zero".into(), bars: vec![zero] }]).unwrap();
-        assert_eq!(svg.matches("</svg>").count(), 1, "text is escaped");
-        assert!(curve("memory", "discs", "MiB", &[]).unwrap().starts_with("<svg"));
-        assert_eq!(
-            curve("memory", "discs", "MiB", &[(0.0, 20.0), (4000.0, 90.0)]).unwrap().matches("<circle").count(),
-            2
-        );
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            let panel = |bars| Panel { title: "</svg>".into(), unit: "</svg>", scale, bars };
+            let svg = panels("</svg>", &[panel(vec![]), panel(vec![zero.clone()])], "</svg>").unwrap();
+            assert_eq!(svg.matches("</svg>").count(), 1, "text is escaped");
+        }
+        assert!(curve("memory", "discs", "MiB", &[], "").unwrap().starts_with("<svg"));
+        let points = [(0.0, 20.0), (4000.0, 90.0)];
+        assert_eq!(curve("memory", "discs", "MiB", &points, "").unwrap().matches("<circle").count(), 2);
+    }
+
+    #[test]
+    fn a_note_fits_below_its_plot() {
+        assert_eq!(wrapped("one two three\nfour", 50), ["one two", "three", "four"]);
+        let long = "x".repeat(50);
+        assert_eq!(wrapped(&long, 50), [long.as_str()], "a word is not cut");
     }
 
     #[test]
