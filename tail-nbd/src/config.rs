@@ -5,7 +5,9 @@
 use crate::disc::mode::IoMode;
 use crate::limits::SHARDS_MAX;
 use crate::memory::Memory;
+use crate::nbd::offer::Tls;
 use crate::ring::probe::Mask;
+use crate::tls::{Files, FrontConfig};
 use serde::Deserialize;
 use spine::{
     address::StoragePrefix,
@@ -63,6 +65,8 @@ pub struct Config {
     pub control_listen: PathBuf,
     /// Where Prometheus asks; none: nobody is told.
     pub metrics_listen: Option<SocketAddr>,
+    /// What TLS clients get; none: there is none.
+    pub tls: Option<FrontConfig>,
     /// At least one.
     pub pools: Vec<PoolConfig>,
 }
@@ -146,6 +150,7 @@ struct RawConfig {
     control_listen: Option<Spanned<PathBuf>>,
     metrics_listen: Option<SocketAddr>,
     memory: Option<RawMemory>,
+    tls: Option<RawTls>,
     #[serde(default)]
     pool: Vec<RawPool>,
 }
@@ -155,6 +160,15 @@ struct RawConfig {
 struct RawMemory {
     receive_mib: Spanned<usize>,
     data_mib: Spanned<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    mode: Tls,
+    certificate: Spanned<PathBuf>,
+    key: Spanned<PathBuf>,
+    client_ca: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +214,7 @@ impl Config {
         })?;
         source.check_node(&raw)?;
         source.check_pools(&raw.pool)?;
+        let tls = raw.tls.map(|tls| source.check_tls(tls)).transpose()?.flatten();
         let state_dir = raw.state_dir.into_inner();
         Ok(Self {
             name: raw.name,
@@ -214,6 +229,7 @@ impl Config {
             mask: Mask::default(),
             control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
             metrics_listen: raw.metrics_listen,
+            tls,
             state_dir,
             pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
         })
@@ -307,6 +323,20 @@ impl Source<'_> {
         Ok(())
     }
 
+    fn check_tls(&self, raw: RawTls) -> Result<Option<FrontConfig>, ConfigError> {
+        self.check_absolute(&raw.certificate, "tls.certificate")?;
+        self.check_absolute(&raw.key, "tls.key")?;
+        if let Some(client_ca) = &raw.client_ca {
+            self.check_absolute(client_ca, "tls.client_ca")?;
+        }
+        let files = Files {
+            certificate: raw.certificate.into_inner(),
+            key: raw.key.into_inner(),
+            authorities: raw.client_ca.map(Spanned::into_inner),
+        };
+        Ok((raw.mode != Tls::Off).then_some(FrontConfig { offered: raw.mode, files }))
+    }
+
     fn check_pools(&self, pools: &[RawPool]) -> Result<(), ConfigError> {
         if pools.is_empty() || pools.len() > POOLS_MAX {
             return Err(ConfigError::Field {
@@ -396,6 +426,18 @@ note = "RAID10"
     }
 
     #[test]
+    fn tls_is_off_unless_it_is_on() {
+        let parse =
+            |extra: &'static str| Config::parse(Path::new("tail.toml"), &text(|text| text + extra)).unwrap().tls;
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("[tls]\nmode = \"off\"\ncertificate = \"/c\"\nkey = \"/k\"\n"), None);
+        let tls =
+            parse("[tls]\nmode = \"required\"\ncertificate = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\n").unwrap();
+        assert_eq!(tls.offered, Tls::Required);
+        assert_eq!(tls.files.authorities.as_deref(), Some(Path::new("/a")));
+    }
+
+    #[test]
     fn the_example_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let text = include_str!("../example.toml").replace("/srv/", &format!("{}/", folder.path().display()));
@@ -410,7 +452,7 @@ note = "RAID10"
 
     #[test]
     fn refusals_name_file_line_and_field() {
-        let cases: [(&str, &str, &[&str]); 17] = [
+        let cases: [(&str, &str, &[&str]); 20] = [
             ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),
             ("shards = 2", "shard = 2", &["/etc/tail.toml:8:", "unknown field `shard`"]),
             ("shards = 2", "shards = 0", &["/etc/tail.toml:8:", "shards"]),
@@ -432,6 +474,17 @@ note = "RAID10"
             ),
             ("shards = 2", "[memory]\ndata_mib = 240", &["/etc/tail.toml:8:", "missing field `receive_mib`"]),
             ("grade = \"sata\"\n", "", &["/etc/tail.toml:10:", "missing field `grade`"]),
+            (
+                "note = \"RAID10\"",
+                "[tls]\nmode = \"on\"",
+                &["/etc/tail.toml:15:", "unknown variant `on`", "`required`"],
+            ),
+            ("note = \"RAID10\"", "[tls]\nmode = \"off\"", &["/etc/tail.toml:14:", "missing field `certificate`"]),
+            (
+                "note = \"RAID10\"",
+                "[tls]\nmode = \"offered\"\ncertificate = \"/c\"\nkey = \"k\"",
+                &["/etc/tail.toml:17:", "tls.key", "absolute"],
+            ),
         ];
         for (from, to, wanted) in cases {
             let message = refusal(|text| {

@@ -19,6 +19,12 @@ pub enum Violation {
     /// A request does not start with the magic number.
     #[error("a request starts with {0:#x}")]
     RequestMagic(u32),
+    /// Without TLS there is nothing for it here, and no reply that says so.
+    #[error("it goes on without TLS")]
+    TlsRequired,
+    /// It said something in the clear behind STARTTLS: whoever sits in between may have.
+    #[error("bytes in the clear behind STARTTLS")]
+    BehindStartTls,
     /// More options than a handshake may have.
     #[error("more options than a handshake may have")]
     TooManyOptions,

@@ -62,6 +62,17 @@ pub const REQUESTS_IN_FLIGHT_MAX: u32 = 128;
 /// Handshakes under way at the door of a stand-alone server; who comes beyond that is closed.
 pub const NEGOTIATING_MAX: usize = 64;
 
+/// Connections that go through TLS, of which each has 128 KiB of buffers and as much again in the TLS library; who
+/// comes beyond that is closed on.
+pub const TLS_CONNECTIONS_MAX: usize = 2048;
+
+/// What is copied at once between TLS and its plain text, in bytes: four records of TLS.
+pub const TLS_COPY_BYTES: usize = 64 << 10;
+
+/// A client that takes nothing of its replies for this many seconds while they go through TLS is closed on, as TCP does
+/// ([`TCP_USER_TIMEOUT_MS`]) where there is no TLS.
+pub const TLS_STALL_SECONDS_MAX: u64 = 60;
+
 /// Threads that serve discs; beyond the cores of any machine.
 pub const SHARDS_MAX: usize = 256;
 

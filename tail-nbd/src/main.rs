@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use spine::id::DiscNumber;
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -16,9 +16,11 @@ use tail_nbd::{
     control::{status, table},
     disc::mode::IoMode,
     limits::{BLOCKING_THREADS_MAX, SHARDS_MAX},
+    nbd::offer::Tls,
     ring::probe::Mask,
     serve::{self, Listen, ServeConfig, Source},
     server,
+    tls::{Files, FrontConfig},
     upgrade::{
         giver::{Order, Report},
         taker::Taker,
@@ -74,6 +76,8 @@ enum Command {
         /// How the files are read and written: cached, or copied, which never sends the page cache's own pages
         #[arg(long, value_name = "MODE", default_value = "cached")]
         io: IoMode,
+        #[command(flatten)]
+        tls: TlsArguments,
         /// Tell Prometheus at this address, under /metrics
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: Option<SocketAddr>,
@@ -116,10 +120,38 @@ enum Command {
     },
 }
 
+/// Named as nbdkit names them.
+#[derive(Debug, Args)]
+struct TlsArguments {
+    /// Offer TLS with server-cert.pem and server-key.pem of this folder
+    #[arg(long, value_name = "DIR")]
+    tls_certificates: Option<PathBuf>,
+    /// Turn away clients without a certificate of the folder's ca-cert.pem
+    #[arg(long, requires = "tls_certificates")]
+    tls_verify_peer: bool,
+    /// Whether clients must use TLS [default: required with certificates, off without]
+    #[arg(long, value_name = "MODE", requires_ifs = [("offered", "tls_certificates"), ("required", "tls_certificates")])]
+    tls: Option<Tls>,
+}
+
+impl TlsArguments {
+    fn into_config(self) -> Option<FrontConfig> {
+        let offered = self.tls.unwrap_or(Tls::Required);
+        let folder = self.tls_certificates.filter(|_| offered != Tls::Off)?;
+        let files = Files {
+            certificate: folder.join("server-cert.pem"),
+            key: folder.join("server-key.pem"),
+            authorities: self.tls_verify_peer.then(|| folder.join("ca-cert.pem")),
+        };
+        Some(FrontConfig { offered, files })
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   tail-nbd run --config /etc/bigv/tail.toml
   tail-nbd serve --listen [::1]:10809 disc.img
+  tail-nbd serve --tls-certificates /etc/pki/nbd --tls-verify-peer disc.img
   tail-nbd serve --listen unix:/run/discs.sock --shards 4 /srv/discs
   nbdinfo -- [ tail-nbd serve disc.img ]
   tail-nbd status --config /etc/bigv/tail.toml
@@ -137,12 +169,13 @@ fn main() -> ExitCode {
         Command::Run { config, features, take_over: None } => run(&config, features),
         Command::Run { config, features, take_over: Some(format) } => take_over(&config, features, format),
         Command::Upgrade { config, program } => upgrade(&config, program),
-        Command::Serve { listen, read_only, io, metrics, shards, features, null, path } => serve(ServeConfig {
+        Command::Serve { listen, read_only, io, tls, metrics, shards, features, null, path } => serve(ServeConfig {
             source: path.map_or(Source::Null(u64::from(null.unwrap_or_default()) << 20), Source::Path),
             read_only,
             io,
             listen,
             shards_count: shards,
+            tls: tls.into_config(),
             metrics_listen: metrics,
             mask: features,
         }),

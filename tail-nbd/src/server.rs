@@ -25,6 +25,7 @@ use crate::{
         inherit::{Heirloom, InheritError},
         start::Scan,
     },
+    tls::{Front, FrontError, reload_on_hangup},
     upgrade::{
         giver::{self, Belongings, Report, Successor, Successors, UpgradeError},
         taker::{Inheritance, TakeOverError, Taker},
@@ -90,6 +91,9 @@ pub enum ServerError {
         /// What the system says.
         source: io::Error,
     },
+    /// No TLS can be offered.
+    #[error(transparent)]
+    Tls(#[from] FrontError),
     /// The shards did not start.
     #[error("cannot serve discs")]
     Shards(#[from] StartError),
@@ -125,13 +129,14 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     let open_files_max = daemon::raise_open_files();
     let seen = Seen::load(&config.state_dir)?;
     let foundation = Foundation::lay(&config)?;
+    let front = foundation.front.clone();
     let scan = Scan::read(&foundation.pools, config.storage_prefix)?;
     let (store, shard_events) = foundation.build(&config, &scan, std::future::ready(()))?;
     store.start(scan).await;
     let control = prepare_control(&config)?.publish().map_err(no_control(&config))?;
     let metrics = config.metrics_listen.map(bind_metrics).transpose()?;
     notify("READY=1");
-    Tail { config, lock, open_files_max, store, metrics }.serve(control, seen, shard_events, stop).await
+    Tail { config, lock, open_files_max, store, metrics, front }.serve(control, seen, shard_events, stop).await
 }
 
 /// Takes a tail over from the process that has started this one, and runs it as [`run`] does.
@@ -173,6 +178,7 @@ struct Tail {
     open_files_max: u64,
     store: Arc<Store>,
     metrics: Option<std::net::TcpListener>,
+    front: Option<Front>,
 }
 
 /// Everything of a tail that is taken over but the right to begin.
@@ -188,6 +194,7 @@ struct Taken {
 async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Taken, ServerError> {
     let open_files_max = daemon::raise_open_files();
     let foundation = Foundation::lay(config)?;
+    let front = foundation.front.clone();
     let waiting = taker.clone();
     giver::blocking(move || waiting.ready()).await?;
     // No record changes from here on.
@@ -212,7 +219,7 @@ async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Tak
         (Some(address), Some(inherited)) if inherited.local_addr().is_ok_and(|at| at == address) => Some(inherited),
         (Some(address), _) => Some(bind_metrics(address)?),
     };
-    let tail = Tail { config: config.clone(), lock, open_files_max, store, metrics };
+    let tail = Tail { config: config.clone(), lock, open_files_max, store, metrics, front };
     Ok(Taken { tail, control, seen, shard_events, heirloom, begin })
 }
 
@@ -246,13 +253,15 @@ impl Tail {
             connection: connection_receiver,
             open_files_max: self.open_files_max,
             successors: Successors::new(self.config.mask, requests),
+            front: self.front.clone(),
         };
         let status = tokio::spawn(status::serve(control, source.clone()));
         let announcing = tokio::spawn({
             let store = self.store.clone();
             async move { store.announce_unused().await }
         });
-        let mut tasks = vec![status, announcing];
+        let reloading = tokio::spawn(reload_on_hangup(self.front.clone()));
+        let mut tasks = vec![status, announcing, reloading];
         match &self.metrics {
             Some(listener) => tasks.push(start_metrics(listener, source)?),
             // What has a share of the store would keep the shards from an orderly stop.
@@ -300,6 +309,9 @@ impl Tail {
             let _ = task.await;
         }
         let stopped = self.store.stop(remains.shard_events).await;
+        if let Some(front) = &self.front {
+            front.drain().await;
+        }
         let _ = fs::remove_file(&self.config.control_listen);
         if !stopped {
             return Err(ServerError::StillUsed);
@@ -361,6 +373,7 @@ struct Foundation {
     shards: Shards,
     shard_events: mpsc::Receiver<ShardEvent>,
     jobs: Jobs,
+    front: Option<Front>,
 }
 
 impl Foundation {
@@ -370,10 +383,12 @@ impl Foundation {
             Ok((pool.name.clone(), pool))
         });
         let pools = pools.collect::<Result<_, PoolError>>()?;
-        let shards = ShardConfig { shards_count: config.shards_count, mask: config.mask, memory: config.memory };
+        let front = config.tls.clone().map(Front::start).transpose()?;
+        let (shards_count, mask, memory) = (config.shards_count, config.mask, config.memory);
+        let shards = ShardConfig { shards_count, mask, memory, tls: front.clone() };
         let (shards, shard_events) = Shards::start(shards)?;
         let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
-        Ok(Self { pools, shards, shard_events, jobs })
+        Ok(Self { pools, shards, shard_events, jobs, front })
     }
 
     /// The store, which leaves the network alone before `begin` is over.

@@ -643,7 +643,7 @@ fn a_stop_finishes_what_is_in_flight_and_refuses_the_rest_but_no_guest_sees_an_e
 
 #[test]
 fn rule28_what_newer_kernels_have_can_be_left_alone() {
-    let config = ShardConfig { shards_count: Some(1), mask: "6.1".parse().unwrap(), memory: None };
+    let config = ShardConfig { shards_count: Some(1), mask: "6.1".parse().unwrap(), memory: None, tls: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (shards, _events) = Shards::start(config).unwrap();
     for newer in ["send_zc", "bundles", "minimum wait"] {

@@ -19,7 +19,7 @@
 pub mod receive;
 pub mod transfer;
 
-use crate::nbd::offer::Style;
+use crate::nbd::offer::{Style, Tls};
 use crate::nbd::request::Request;
 use crate::nbd::server::Server;
 use crate::ring::batch::Batch;
@@ -35,8 +35,10 @@ use std::net::IpAddr;
 pub struct Connection {
     /// The disc it belongs to.
     pub disc: Token,
-    /// Its socket.
+    /// Its socket; when it goes through TLS, ours, where the plain text comes out.
     pub socket: Handle,
+    /// What the socket is.
+    pub transport: Transport,
     /// Where it comes from; a client on this machine has the tail's own address.
     pub peer: IpAddr,
     /// The access of the disc knew this address when it connected.
@@ -81,6 +83,17 @@ pub struct Connection {
     pub touched: bool,
 }
 
+/// How a client's bytes come to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// As they are.
+    Clear,
+    /// As they are, but the client was told to go on through TLS: nothing more is received in the clear.
+    TlsAwaited,
+    /// Through TLS, which ends elsewhere.
+    Tls,
+}
+
 /// See the picture at the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -96,8 +109,8 @@ pub enum State {
 
 impl Connection {
     /// A connection that was just accepted; the greeting is in the batch that was filled.
-    pub fn new(disc: Token, socket: Handle, peer: IpAddr, known: bool, mut filling: Box<Batch>) -> Self {
-        let server = Server::new(filling.headers());
+    pub fn new(disc: Token, socket: Handle, peer: IpAddr, known: bool, tls: Tls, mut filling: Box<Batch>) -> Self {
+        let server = Server::new(tls, filling.headers());
         Self { known, filling: Some(filling), ..Self::adopted(disc, socket, peer, server, None) }
     }
 
@@ -106,6 +119,7 @@ impl Connection {
         Self {
             disc,
             socket,
+            transport: Transport::Clear,
             peer,
             known: true,
             grant,

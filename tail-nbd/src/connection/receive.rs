@@ -1,6 +1,6 @@
 //! What a connection receives, and where to.
 
-use super::Connection;
+use super::{Connection, Transport};
 use crate::buffer::Buffer;
 use crate::geometry::ByteRange;
 use crate::limits::{PIECE_BYTES, RECEIVE_AFTER_LARGE_BYTES, RECEIVE_BYTES, REQUESTS_IN_FLIGHT_MAX};
@@ -87,7 +87,7 @@ impl Connection {
 
     /// True when what has been received already waits for something.
     pub fn is_waiting(&self) -> bool {
-        self.pending.is_some() || self.asked.is_some()
+        self.pending.is_some() || self.asked.is_some() || self.transport == Transport::TlsAwaited
     }
 
     /// Copies what has arrived of the payload behind the request into its buffer. True when the piece is whole.

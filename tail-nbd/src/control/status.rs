@@ -7,6 +7,7 @@ use crate::{
     metrics::{Histogram, text::Snapshot},
     shard::{DiscStatus, ShardStatus},
     store::{Store, change},
+    tls::Front,
     upgrade::giver::{Order, Report, Successors},
 };
 use serde::{Deserialize, Serialize};
@@ -195,6 +196,8 @@ pub struct Source {
     pub open_files_max: u64,
     /// Who may take over.
     pub successors: Successors,
+    /// Where clients get TLS, if they do.
+    pub front: Option<Front>,
 }
 
 impl Source {
@@ -249,6 +252,7 @@ impl Source {
             names: BTreeMap::new(),
             pools: facts.pools,
             brain_connected: Some(matches!(*self.connection.borrow(), Connection::Connected)),
+            tls: self.front.as_ref().map(Front::status),
         }
     }
 

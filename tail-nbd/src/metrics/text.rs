@@ -2,6 +2,7 @@
 
 use super::histogram::Histogram;
 use crate::shard::ShardStatus;
+use crate::tls::FrontStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub pools: StoragePools,
     /// A tail: whether its brain is connected.
     pub brain_connected: Option<bool>,
+    /// What has come through TLS, where it is offered.
+    pub tls: Option<FrontStatus>,
 }
 
 impl Snapshot {
@@ -109,6 +112,14 @@ impl Snapshot {
         if let Some(connected) = self.brain_connected {
             let connected = [([("", ""); 0], u64::from(connected))];
             gauges(encoder, "tail_brain_connected", "1 while the brain is connected", connected.into())?;
+        }
+        if let Some(tls) = self.tls {
+            let one = |value| vec![([("", ""); 0], value)];
+            let handshakes =
+                [("done", tls.handshakes_count), ("failed", tls.failures_count), ("refused", tls.refused_count)];
+            let handshakes = handshakes.map(|(result, count)| ([("result", result)], count));
+            gauges(encoder, "tail_tls_connections", "Connections through TLS", one(tls.connections_count))?;
+            counters(encoder, "tail_tls_handshakes", "Clients that wanted TLS", handshakes.into())?;
         }
         let pools = |value: fn(&Pool) -> u64| {
             self.pools.iter().map(|(name, pool)| ([("pool", name.as_str())], value(pool))).collect::<Vec<_>>()

@@ -213,6 +213,7 @@ impl Client {
         self.transmitting = option == option_type::GO && reply == option_reply::ACK;
         if reply == option_reply::ACK {
             match option {
+                option_type::STARTTLS => self.style = Style::Simple,
                 option_type::STRUCTURED_REPLY => self.style = Style::Structured,
                 option_type::EXTENDED_HEADERS => self.style = Style::Extended,
                 _ => {}

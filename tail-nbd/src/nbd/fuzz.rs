@@ -2,7 +2,7 @@
 
 use super::client::{Client, Reply};
 use super::negotiation::{Agreement, Refusal};
-use super::offer::Style;
+use super::offer::{Style, Tls};
 use super::option::Export;
 use super::reply::{Answer, Extent};
 use super::request::{Command, Header, Request};
@@ -15,26 +15,37 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::iter::repeat_n;
 
-/// Feeds a server from the first byte on; the first byte of the input decides about exports.
+/// Feeds a server from the first byte on; the first byte of the input decides about exports and TLS, and whether the
+/// others come one at a time: only then may something follow STARTTLS.
 ///
 /// # Panics
 /// When a property does not hold: more is consumed than there is, an export is granted twice, a closed
-/// connection says something, or the answers are out of proportion to the questions.
+/// connection says something, what was said in the clear is taken for something else, or the answers are out of proportion to the questions.
 pub fn fuzz_negotiation(input: &[u8]) {
     let Some((&decision, mut bytes)) = input.split_first() else { return };
     let mut out = Vec::new();
-    let mut server = Server::new(&mut out);
-    let mut granted = false;
+    let tls = offered(decision);
+    let piece_bytes = if decision & 8 == 0 { usize::MAX } else { 1 };
+    let mut server = Server::new(tls, &mut out);
+    let (mut granted, mut secured) = (false, false);
     loop {
         assert!(server.is_negotiating() || granted);
-        let (consumed, event) = match server.handle_bytes(bytes, &mut out) {
+        let piece = &bytes[..bytes.len().min(piece_bytes)];
+        let (consumed, event) = match server.handle_bytes(piece, &mut out) {
             Ok(step) => step,
             Err(_) => return assert_silent(&mut server),
         };
-        assert!(consumed <= bytes.len());
+        assert!(consumed <= piece.len());
         bytes = &bytes[consumed..];
         match event {
+            Some(Event::TlsWanted) => {
+                assert!(tls != Tls::Off && !secured, "TLS is there once, where it is offered");
+                assert!(consumed == piece.len(), "what follows in the clear is not taken for what comes through TLS");
+                secured = decision & 16 == 0;
+                server.handle_tls(secured, &mut out);
+            }
             Some(Event::ExportWanted(name)) => {
+                assert!(tls != Tls::Required || secured, "an export was asked for without TLS");
                 assert!(!granted, "an export was asked for after one was granted");
                 if server.handle_export(decide(decision, &name), &mut out).is_err() {
                     return assert_silent(&mut server);
@@ -51,7 +62,8 @@ pub fn fuzz_negotiation(input: &[u8]) {
                 server.handle_payload(u32::try_from(taken).expect("it is at most a u32"));
                 bytes = &bytes[taken..];
             }
-            None => break,
+            None if consumed == 0 => break,
+            None => {}
         }
     }
     assert!(bytes.is_empty(), "{} bytes are left and nobody asked for anything", bytes.len());
@@ -87,7 +99,7 @@ pub fn fuzz_transmission(input: &[u8]) {
 pub fn fuzz_options(input: &[u8]) {
     let Some((&decision, rest)) = input.split_first() else { return };
     let (mut reader, mut client, mut out) = (Reader(rest), Client::new(), Vec::new());
-    let (mut server, mut sent) = (Server::new(&mut out), Vec::new());
+    let (mut server, mut sent) = (Server::new(offered(decision), &mut out), Vec::new());
     client.write_flags(&mut sent);
     loop {
         let end = negotiate(&mut server, &sent, decision, &mut out);
@@ -137,7 +149,7 @@ pub fn fuzz_requests(input: &[u8]) {
             match event {
                 Some(Event::Request(request)) => waiting.push(request),
                 Some(Event::Closed) => return,
-                Some(Event::ExportWanted(_)) => unreachable!("it has one"),
+                Some(Event::ExportWanted(_) | Event::TlsWanted) => unreachable!("it has an export"),
                 None => {}
             }
             let taken = bytes.len().min(server.payload_remaining() as usize);
@@ -168,6 +180,14 @@ fn export() -> Export {
     }
 }
 
+fn offered(decision: u8) -> Tls {
+    match decision & 6 {
+        0 => Tls::Off,
+        2 => Tls::Offered,
+        _ => Tls::Required,
+    }
+}
+
 fn decide(decision: u8, name: &str) -> Result<Export, Refusal> {
     match (name.len() + usize::from(decision)) % 3 {
         0 => Err(Refusal::Unknown),
@@ -189,7 +209,7 @@ enum End {
     Violation,
 }
 
-/// Feeds all of `bytes`, deciding about exports.
+/// Feeds all of `bytes`, deciding about exports and TLS.
 fn negotiate(server: &mut Server, mut bytes: &[u8], decision: u8, out: &mut Vec<u8>) -> End {
     loop {
         let Ok((consumed, event)) = server.handle_bytes(bytes, out) else { return End::Violation };
@@ -204,6 +224,7 @@ fn negotiate(server: &mut Server, mut bytes: &[u8], decision: u8, out: &mut Vec<
                     return End::Granted;
                 }
             }
+            Some(Event::TlsWanted) => server.handle_tls(decision & 16 == 0, out),
             Some(Event::Closed) => return End::Aborted,
             Some(Event::Request(_)) => unreachable!("no export is granted"),
             None => return End::Open,
@@ -240,7 +261,7 @@ fn next_option(reader: &mut Reader<'_>) -> Option<(u32, Vec<u8>)> {
 /// A client and a server that have agreed on the style and the rights that the first bits of `choice` say.
 fn agreed(choice: u8) -> (Client, Server) {
     let (mut client, mut sent, mut out) = (Client::new(), Vec::new(), Vec::new());
-    let mut server = Server::new(&mut out);
+    let mut server = Server::new(Tls::Off, &mut out);
     client.write_flags(&mut sent);
     match choice & 3 {
         0 => {}

@@ -1,6 +1,6 @@
 //! The handshake of a connection, up to the export.
 
-use super::offer::{Style, export_flags};
+use super::offer::{Style, Tls, export_flags};
 use super::option::{Ask, AskKind, ClientOption, Export, write_infos, write_option_reply};
 use super::wire::{
     BASE_ALLOCATION, BASE_ALLOCATION_ID, MAGIC, OPTION_HEADER_BYTES, OPTION_MAGIC, Reader, handshake_flag,
@@ -27,6 +27,11 @@ pub struct Negotiation {
     /// Every option from now on is refused with ERR_SHUTDOWN, but for ABORT.
     #[serde(default)]
     leaving: bool,
+    #[serde(default)]
+    tls: Tls,
+    /// All that is said goes through TLS.
+    #[serde(default)]
+    secured: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,9 +47,11 @@ enum State {
         option: u32,
         remaining: u32,
     },
-    // The driver decides at once, or holds the client: it is never carried.
+    // The driver decides at once, or holds the client: these are never carried.
     #[serde(skip)]
     AwaitExport(Ask),
+    #[serde(skip)]
+    AwaitTls,
 }
 
 /// What a handshake asks of the driver.
@@ -52,6 +59,8 @@ enum State {
 pub enum Outcome {
     /// Decide about this export and call [`Negotiation::handle_export`].
     ExportWanted(String),
+    /// Decide whether it goes on through TLS and call [`Negotiation::handle_tls`].
+    TlsWanted,
     /// The client gave up; it is to get what is in `out`, and then the end.
     Aborted,
 }
@@ -82,7 +91,7 @@ pub struct Agreement {
 
 impl Negotiation {
     /// Starts a handshake; the greeting is appended to `out`.
-    pub fn new(out: &mut Vec<u8>) -> Self {
+    pub fn new(tls: Tls, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&MAGIC.to_be_bytes());
         out.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
         out.extend_from_slice(&(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES).to_be_bytes());
@@ -94,6 +103,8 @@ impl Negotiation {
             allocation_of: None,
             options_count: 0,
             leaving: false,
+            tls,
+            secured: false,
         }
     }
 
@@ -102,8 +113,8 @@ impl Negotiation {
         self.leaving = true;
     }
 
-    /// Consumes a prefix of `bytes` and appends replies to `out`. While an export is awaited nothing is
-    /// consumed.
+    /// Consumes a prefix of `bytes` and appends replies to `out`. While an answer of the driver is awaited nothing
+    /// is consumed.
     ///
     /// # Errors
     /// When the peer broke the protocol: the connection is to be closed.
@@ -112,7 +123,7 @@ impl Negotiation {
         loop {
             let rest = &bytes[consumed..];
             let needed = match &mut self.state {
-                State::AwaitExport(_) => return Ok((consumed, None)),
+                State::AwaitExport(_) | State::AwaitTls => return Ok((consumed, None)),
                 State::Drain { option, remaining } => {
                     let drained = rest.len().min(*remaining as usize);
                     consumed += drained;
@@ -137,6 +148,9 @@ impl Negotiation {
             }
             let item = core::mem::take(&mut self.partial);
             if let Some(outcome) = self.handle_item(&item, out)? {
+                if outcome == Outcome::TlsWanted && consumed < bytes.len() {
+                    return Err(Violation::BehindStartTls);
+                }
                 return Ok((consumed, Some(outcome)));
             }
         }
@@ -212,14 +226,39 @@ impl Negotiation {
     /// True for what a handshake can come to; false for what was made up.
     pub fn is_sound(&self) -> bool {
         let partial_bytes = self.partial.len();
-        self.options_count <= OPTIONS_MAX
+        // What goes through TLS is never carried.
+        !self.secured
+            && self.options_count <= OPTIONS_MAX
             && match self.state {
                 State::Flags => partial_bytes < 4,
                 State::Header => partial_bytes < OPTION_HEADER_BYTES,
                 State::Data { length, .. } => length <= OPTION_BYTES_MAX && partial_bytes < length as usize,
                 State::Drain { remaining, .. } => remaining <= OPTION_DRAIN_BYTES_MAX && partial_bytes == 0,
-                State::AwaitExport(_) => false,
+                State::AwaitExport(_) | State::AwaitTls => false,
             }
+    }
+
+    /// Answers a `TlsWanted`. When TLS is `accepted`, what is in `out` by now is the last that is sent in the clear, and
+    /// what is handed in from now on must have come through TLS.
+    ///
+    /// # Panics
+    /// When it is not awaited, which is a bug of the caller.
+    pub fn handle_tls(&mut self, accepted: bool, out: &mut Vec<u8>) {
+        assert!(matches!(self.state, State::AwaitTls), "TLS is not awaited");
+        self.state = State::Header;
+        if !accepted {
+            return write_option_reply(
+                out,
+                option_type::STARTTLS,
+                option_reply::ERR_POLICY,
+                b"no TLS for this address",
+            );
+        }
+        write_option_reply(out, option_type::STARTTLS, option_reply::ACK, &[]);
+        self.secured = true;
+        // What was agreed on in the clear, somebody in between may have said (CVE-2021-3716).
+        self.style = Style::Simple;
+        self.allocation_of = None;
     }
 
     /// True when the export that is awaited is asked for by LIST.
@@ -255,6 +294,12 @@ impl Negotiation {
                 if flags & !known != 0 {
                     return Err(Violation::ClientFlags(flags));
                 }
+                // Who does not know about options cannot ask for TLS (proto.md, "Server-side requirements").
+                match self.tls {
+                    _ if flags & u32::from(handshake_flag::FIXED_NEWSTYLE) != 0 => {}
+                    Tls::Off | Tls::Offered => self.tls = Tls::Off,
+                    Tls::Required => return Err(Violation::TlsRequired),
+                }
                 self.zeroes_left_out = flags & u32::from(handshake_flag::NO_ZEROES) != 0;
                 self.state = State::Header;
                 Ok(None)
@@ -266,7 +311,9 @@ impl Negotiation {
                 self.handle_header(magic, option, length, out)
             }
             State::Data { option, .. } => self.handle_option(option, item, out),
-            State::Drain { .. } | State::AwaitExport(_) => unreachable!("these states collect no item"),
+            State::Drain { .. } | State::AwaitExport(_) | State::AwaitTls => {
+                unreachable!("these states collect no item")
+            }
         }
     }
 
@@ -309,6 +356,17 @@ impl Negotiation {
             write_option_reply(out, option, option_reply::ERR_SHUTDOWN, GOING_AWAY);
             return Ok(None);
         }
+        if self.tls == Tls::Required && !self.secured {
+            match option {
+                option_type::STARTTLS | option_type::ABORT => {}
+                // It has no error reply.
+                option_type::EXPORT_NAME => return Err(Violation::TlsRequired),
+                _ => {
+                    write_option_reply(out, option, option_reply::ERR_TLS_REQD, b"STARTTLS comes first");
+                    return Ok(None);
+                }
+            }
+        }
         match ClientOption::parse(option, data) {
             // It has neither an error reply nor room in its answer for what extended headers ask for.
             Ok(ClientOption::Export(Ask { kind: AskKind::ExportName, .. })) if self.style == Style::Extended => {
@@ -322,6 +380,16 @@ impl Negotiation {
             Ok(ClientOption::Abort) => {
                 ack(out);
                 return Ok(Some(Outcome::Aborted));
+            }
+            Ok(ClientOption::StartTls) if self.secured => {
+                write_option_reply(out, option, option_reply::ERR_INVALID, b"TLS is in force already");
+            }
+            Ok(ClientOption::StartTls) if self.tls == Tls::Off => {
+                write_option_reply(out, option, option_reply::ERR_UNSUP, &[]);
+            }
+            Ok(ClientOption::StartTls) => {
+                self.state = State::AwaitTls;
+                return Ok(Some(Outcome::TlsWanted));
             }
             Ok(ClientOption::StructuredReply) if self.style == Style::Extended => {
                 write_option_reply(out, option, option_reply::ERR_EXT_HEADER_REQD, b"headers are extended already");

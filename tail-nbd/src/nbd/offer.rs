@@ -29,6 +29,20 @@ impl Style {
     }
 }
 
+/// What clients are told of TLS (proto.md, "TLS support": NOTLS, SELECTIVETLS without an export that is only there
+/// through TLS, and FORCEDTLS). It holds for the whole of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tls {
+    /// There is none
+    #[default]
+    Off,
+    /// Clients that ask for it get it
+    Offered,
+    /// Without it nobody gets anything
+    Required,
+}
+
 /// A command of the protocol.
 struct Row {
     /// Its number, which is also its place in the table.

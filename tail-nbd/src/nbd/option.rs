@@ -14,6 +14,8 @@ pub enum ClientOption {
     Export(Ask),
     /// The client gives up.
     Abort,
+    /// The client wants to go on through TLS.
+    StartTls,
     /// The client wants structured replies.
     StructuredReply,
     /// The client wants extended headers.
@@ -84,9 +86,13 @@ impl ClientOption {
             }
             option_type::ABORT => Ok(Self::Abort),
             option_type::LIST if data.is_empty() => Ok(Self::Export(Ask { name: String::new(), kind: AskKind::List })),
+            option_type::STARTTLS if data.is_empty() => Ok(Self::StartTls),
             option_type::STRUCTURED_REPLY if data.is_empty() => Ok(Self::StructuredReply),
             option_type::EXTENDED_HEADERS if data.is_empty() => Ok(Self::ExtendedHeaders),
-            option_type::LIST | option_type::STRUCTURED_REPLY | option_type::EXTENDED_HEADERS => Err(invalid),
+            option_type::LIST
+            | option_type::STARTTLS
+            | option_type::STRUCTURED_REPLY
+            | option_type::EXTENDED_HEADERS => Err(invalid),
             option_type::GO | option_type::INFO => {
                 let (name, infos) = parse_infos(data).ok_or(invalid)?;
                 let kind = if option == option_type::GO { AskKind::Go(infos) } else { AskKind::Info(infos) };
@@ -209,7 +215,8 @@ mod tests {
         longer.push(0);
         assert_eq!(ClientOption::parse(option_type::INFO, &longer), Err(option_reply::ERR_INVALID));
         assert_eq!(ClientOption::parse(option_type::GO, &[0xff; 6]), Err(option_reply::ERR_INVALID));
-        for option in [option_type::LIST, option_type::STRUCTURED_REPLY, option_type::EXTENDED_HEADERS] {
+        use option_type::{EXTENDED_HEADERS, LIST, STARTTLS, STRUCTURED_REPLY};
+        for option in [LIST, STARTTLS, STRUCTURED_REPLY, EXTENDED_HEADERS] {
             assert_eq!(ClientOption::parse(option, b"x"), Err(option_reply::ERR_INVALID), "option {option}");
         }
         let name = vec![b'x'; NAME_BYTES_MAX as usize + 1];
@@ -226,7 +233,7 @@ mod tests {
 
     #[test]
     fn options_to_come_are_unsupported() {
-        for option in [option_type::STARTTLS, 4, 12, u32::MAX] {
+        for option in [4, 12, u32::MAX] {
             assert_eq!(ClientOption::parse(option, &[]), Err(option_reply::ERR_UNSUP), "option {option}");
         }
     }

@@ -2,6 +2,7 @@
 //! a driver uses it.
 
 use super::negotiation::{self, Agreement, Negotiation, Refusal};
+use super::offer::Tls;
 use super::option::Export;
 use super::request::Request;
 use super::transmission::{self, Transmission};
@@ -32,6 +33,8 @@ enum Phase {
 pub enum Event {
     /// May the client have the export of this name? Answer by [`Server::handle_export`].
     ExportWanted(String),
+    /// May it go on through TLS? Answer by [`Server::handle_tls`].
+    TlsWanted,
     /// Carry this out and answer it.
     Request(Request),
     /// The client wants no more: finish what is in flight, send what is to be sent, and close.
@@ -40,12 +43,12 @@ pub enum Event {
 
 impl Server {
     /// Starts a connection; the greeting is appended to `out`.
-    pub fn new(out: &mut Vec<u8>) -> Self {
-        Self { phase: Phase::Negotiation(Box::new(Negotiation::new(out))) }
+    pub fn new(tls: Tls, out: &mut Vec<u8>) -> Self {
+        Self { phase: Phase::Negotiation(Box::new(Negotiation::new(tls, out))) }
     }
 
     /// Consumes a prefix of `bytes` and says how long it is. It stops behind the first event, before a payload
-    /// (see [`Server::payload_remaining`]), and while an export is awaited. Harmless with no bytes.
+    /// (see [`Server::payload_remaining`]), and while an answer is awaited. Harmless with no bytes.
     ///
     /// # Errors
     /// When the peer broke the protocol. What is in `out` may still be sent, then the connection is closed.
@@ -56,6 +59,7 @@ impl Server {
                     consumed,
                     outcome.map(|outcome| match outcome {
                         negotiation::Outcome::ExportWanted(name) => Event::ExportWanted(name),
+                        negotiation::Outcome::TlsWanted => Event::TlsWanted,
                         negotiation::Outcome::Aborted => Event::Closed,
                     }),
                 )
@@ -95,6 +99,16 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Answers an [`Event::TlsWanted`]. When TLS is `accepted`, the driver sends what is in `out` by now in the clear and
+    /// nothing else, and hands in from now on only what has come through TLS.
+    ///
+    /// # Panics
+    /// When it is not awaited, which is a bug of the caller.
+    pub fn handle_tls(&mut self, accepted: bool, out: &mut Vec<u8>) {
+        let Phase::Negotiation(negotiation) = &mut self.phase else { panic!("TLS is not awaited") };
+        negotiation.handle_tls(accepted, out);
     }
 
     /// The server is going away: what is under way goes on, and every later request is refused with ESHUTDOWN; during

@@ -66,7 +66,7 @@ pub mod option_type {
     pub const ABORT: u32 = 2;
     /// Which exports are there?
     pub const LIST: u32 = 3;
-    /// Not supported yet.
+    /// Go on through TLS.
     pub const STARTTLS: u32 = 5;
     /// Describe an export.
     pub const INFO: u32 = 6;
@@ -98,6 +98,8 @@ pub mod option_reply {
     pub const ERR_POLICY: u32 = 1 << 31 | 2;
     /// The data makes no sense.
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
+    /// Only through TLS.
+    pub const ERR_TLS_REQD: u32 = 1 << 31 | 5;
     /// No such export.
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
     /// The server is going away.

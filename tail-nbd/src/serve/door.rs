@@ -2,10 +2,13 @@
 
 use super::exports::Exports;
 use super::listen::{Accepting, Listener};
+use crate::connection::Transport;
 use crate::limits::{GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, NEGOTIATING_MAX};
 use crate::nbd::negotiation::Refusal;
+use crate::nbd::offer::Tls;
 use crate::nbd::server::{Event, Server};
 use crate::shard::{Adopted, Shards, configure};
+use crate::tls::Front;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use spine::id::DiscNumber;
 use std::io;
@@ -24,29 +27,26 @@ const PIECE_BYTES: usize = 1024;
 /// How long to wait when the system has no descriptor for a client.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets clients in until `stop` is true; then nobody listens and no handshake is under way any more. Who is in one is
+/// Lets clients in until it is to stop; then nobody listens and no handshake is under way any more. Who is in one is
 /// told, if they ask something within [`GOODBYE_SECONDS_MAX`].
-pub(super) async fn run(
-    listeners: Vec<Listener>,
-    exports: &Arc<Exports>,
-    shards: &Arc<Shards>,
-    stop: watch::Receiver<bool>,
-) {
+pub(super) async fn run(listeners: Vec<Listener>, door: Door) {
     let places = Arc::new(Semaphore::new(NEGOTIATING_MAX));
     let mut doors = JoinSet::new();
     for listener in listeners {
-        let door = Door { exports: Arc::clone(exports), shards: Arc::clone(shards), stop: stop.clone() };
-        doors.spawn(accept(listener, door, Arc::clone(&places)));
+        doors.spawn(accept(listener, door.clone(), Arc::clone(&places)));
     }
     while doors.join_next().await.is_some() {}
 }
 
 /// What a client that is let in needs.
 #[derive(Clone)]
-struct Door {
-    exports: Arc<Exports>,
-    shards: Arc<Shards>,
-    stop: watch::Receiver<bool>,
+pub(super) struct Door {
+    pub(super) exports: Arc<Exports>,
+    pub(super) shards: Arc<Shards>,
+    /// Where they get TLS, if they do.
+    pub(super) front: Option<Front>,
+    /// True when it is to stop.
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 impl Door {
@@ -116,6 +116,13 @@ impl Client {
         }
     }
 
+    /// The client as it comes out of TLS.
+    fn secured(self, front: &Front) -> io::Result<Self> {
+        let plain = front.secure(self.into_socket()?)?;
+        rustix::io::ioctl_fionbio(&plain, true)?;
+        UnixStream::from_std(plain.into()).map(Self::Unix)
+    }
+
     fn into_socket(self) -> io::Result<OwnedFd> {
         Ok(match self {
             Self::Tcp(stream) => stream.into_std()?.into(),
@@ -130,24 +137,37 @@ async fn let_in(client: Client, door: &Door) -> io::Result<()> {
         Client::Tcp(stream) => configure(stream)?,
         Client::Unix(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
-    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(&client, door));
-    let Some((number, server)) = handshake.await?? else { return Ok(()) };
+    let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(client, door));
+    let Some(Agreed { client, transport, number, server }) = handshake.await?? else { return Ok(()) };
     let socket = client.into_socket()?;
     // The ring waits for it; a nonblocking socket would only answer EAGAIN.
     rustix::io::ioctl_fionbio(&socket, false)?;
-    door.shards.adopt(number, Adopted { socket, server, peer }).await.map_err(io::Error::other)
+    door.shards.adopt(number, Adopted { socket, server, peer, transport }).await.map_err(io::Error::other)
+}
+
+/// A client that has got an export.
+struct Agreed {
+    client: Client,
+    transport: Transport,
+    number: DiscNumber,
+    server: Server,
 }
 
 /// Takes in the handshake, and not a byte more. `None` when the client leaves without an export.
-async fn negotiate(client: &Client, door: &Door) -> io::Result<Option<(DiscNumber, Server)>> {
+async fn negotiate(mut client: Client, door: &Door) -> io::Result<Option<Agreed>> {
     let mut out = Vec::new();
-    let mut server = Server::new(&mut out);
-    let mut wanted = None;
+    let tls = door.front.as_ref().map_or(Tls::Off, Front::offered);
+    let mut server = Server::new(tls, &mut out);
+    let (mut wanted, mut transport) = (None, Transport::Clear);
     loop {
-        send(client, &out).await?;
+        send(&client, &out).await?;
         out.clear();
         if let (Some(_), Some(number)) = (server.agreement(), wanted) {
-            return Ok(Some((number, server)));
+            return Ok(Some(Agreed { client, transport, number, server }));
+        }
+        if let (Transport::TlsAwaited, Some(front)) = (transport, &door.front) {
+            client = client.secured(front)?;
+            transport = Transport::Tls;
         }
         let mut piece = [0; PIECE_BYTES];
         let count = client.when(Interest::READABLE, |fd| Ok(recv(fd, &mut piece, RecvFlags::PEEK)?.0)).await?;
@@ -163,7 +183,7 @@ async fn negotiate(client: &Client, door: &Door) -> io::Result<Option<(DiscNumbe
         client.when(Interest::READABLE, |fd| Ok(recv(fd, &mut piece[..consumed], RecvFlags::empty())?)).await?;
         match step.map_err(io::Error::other)?.1 {
             Some(Event::ExportWanted(_)) if server.is_list_wanted() => {
-                server.handle_list(door.exports.listed(), &mut out)
+                server.handle_list(door.exports.listed(), &mut out);
             }
             Some(Event::ExportWanted(name)) => {
                 let found = door.exports.find(&name);
@@ -171,8 +191,12 @@ async fn negotiate(client: &Client, door: &Door) -> io::Result<Option<(DiscNumbe
                 let answer = found.map(|(_, export)| export).ok_or(Refusal::Unknown);
                 server.handle_export(answer, &mut out).map_err(io::Error::other)?;
             }
+            Some(Event::TlsWanted) => {
+                server.handle_tls(true, &mut out);
+                transport = Transport::TlsAwaited;
+            }
             Some(Event::Closed) => {
-                send(client, &out).await?;
+                send(&client, &out).await?;
                 return Ok(None);
             }
             Some(Event::Request(_)) => unreachable!("nothing behind the handshake is looked at"),

@@ -3,6 +3,7 @@
 use super::listen::ListenError;
 use crate::limits::DISCS_MAX;
 use crate::shard::{ShardError, StartError};
+use crate::tls::FrontError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// No TLS can be offered.
+    #[error(transparent)]
+    Tls(#[from] FrontError),
     /// The shards did not start.
     #[error("cannot serve files")]
     Start(#[from] StartError),

@@ -34,6 +34,8 @@ use crate::metrics::{http, text::Snapshot};
 use crate::server::notify;
 use crate::shard::{ShardConfig, ShardEvent, Shards};
 use crate::sole;
+use crate::tls::{Front, FrontConfig, reload_on_hangup};
+use door::Door;
 use exports::Exports;
 use std::fmt;
 use std::net::SocketAddr;
@@ -57,6 +59,8 @@ pub struct ServeConfig {
     pub listen: Vec<Listen>,
     /// Threads that serve files. A file is served by one of them.
     pub shards_count: usize,
+    /// What TLS clients get; none: there is none.
+    pub tls: Option<FrontConfig>,
     /// Where Prometheus asks; none: nobody is told.
     pub metrics_listen: Option<SocketAddr>,
     /// Which features of the kernel are left alone.
@@ -93,40 +97,50 @@ pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(),
     spine::daemon::raise_open_files();
     let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
     let listeners = listen::open(&config.listen)?;
-    let (shards, events) =
-        Shards::start(ShardConfig { shards_count: Some(config.shards_count), mask: config.mask, memory: None })?;
+    let front = config.tls.map(Front::start).transpose()?;
+    let shards_count = Some(config.shards_count);
+    let shard_config = ShardConfig { shards_count, mask: config.mask, ..ShardConfig::default() };
+    let (shards, events) = Shards::start(shard_config)?;
     let shards = Arc::new(shards);
     for disc in exports.discs() {
         shards.open(disc?).await?;
     }
     let mut tasks = JoinSet::new();
+    if let Some(front) = &front {
+        tasks.spawn(reload_on_hangup(Some(front.clone())));
+    }
     if let Some(address) = config.metrics_listen {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| ServeError::Metrics { address, source })?;
         let at = listener.local_addr().unwrap_or(address);
         tracing::info!(%at, "metrics are told at /metrics");
-        tasks.spawn(tell_metrics(listener, Arc::clone(&shards), Arc::clone(&exports)));
+        tasks.spawn(tell_metrics(listener, Arc::clone(&shards), Arc::clone(&exports), front.clone()));
     }
     tasks.spawn(watch_shards(events, Arc::clone(&shards), Arc::clone(&exports)));
     for listener in &listeners {
         tracing::info!(at = %listener.place, source = %config.source, exports = exports.len(), "listening");
     }
+    let door = Door { exports, shards: Arc::clone(&shards), front: front.clone(), stop };
     notify("READY=1");
-    door::run(listeners, &exports, &shards, stop).await;
+    door::run(listeners, door).await;
     tracing::info!("stopping");
     notify("STOPPING=1");
     tasks.shutdown().await;
     sole::take(shards, STOP_DEADLINE).await.ok_or(ServeError::StillUsed)?.stop().await;
+    if let Some(front) = front {
+        front.drain().await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn tell_metrics(listener: TcpListener, shards: Arc<Shards>, exports: Arc<Exports>) {
+async fn tell_metrics(listener: TcpListener, shards: Arc<Shards>, exports: Arc<Exports>, front: Option<Front>) {
     let text = move || {
-        let (shards, exports) = (Arc::clone(&shards), Arc::clone(&exports));
+        let (shards, exports, front) = (Arc::clone(&shards), Arc::clone(&exports), front.clone());
         async move {
             let names = exports.labels().collect();
-            Snapshot { shards: shards.status().await, names, ..Snapshot::default() }.render()
+            let tls = front.map(|front| front.status());
+            Snapshot { shards: shards.status().await, names, tls, ..Snapshot::default() }.render()
         }
     };
     http::serve(listener, text).await;

@@ -11,14 +11,15 @@
 //!   a FLUSH that waits for a sync                   the same; it waits for the first sync of the other process
 //! ```
 //!
-//! Clients that are not let in and whose address the disc does not know are not carried: they lose nothing.
+//! Clients that are not let in and whose address the disc does not know are not carried: they lose nothing. Nor are
+//! those whose TLS ends in this process: their sockets end with it, and they connect again (safety rule 26).
 
 use super::access::Grant;
 use super::handle::{OpenDisc, ShardError};
 use super::owner::Shard;
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Transport};
 use crate::disc::{Disc, State};
 use crate::limits::{CONNECTIONS_PER_DISC_MAX, NEGOTIATING_PER_DISC_MAX, PIECE_BYTES, REQUESTS_IN_FLIGHT_MAX};
 use crate::metrics::DiscCounters;
@@ -146,7 +147,11 @@ impl Shard {
         for id in disc.connections.clone() {
             let Some(connection) = self.connections.get(id) else { continue };
             let stranger = connection.grant.is_none() && !connection.known;
-            if !stranger && matches!(connection.state, connection::State::Open | connection::State::Draining) {
+            let in_clear = connection.transport == Transport::Clear;
+            if !stranger
+                && in_clear
+                && matches!(connection.state, connection::State::Open | connection::State::Draining)
+            {
                 clients.push(self.carry_client(token, id).map_err(os("cannot copy the state of a client"))?);
             }
         }

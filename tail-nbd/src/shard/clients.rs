@@ -5,7 +5,7 @@ use super::handle::{Adopted, ShardError};
 use super::owner::{Shard, Waiter};
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Transport};
 use crate::disc::extents::{self, Run};
 use crate::disc::{Disc, State};
 use crate::error::Errno;
@@ -86,7 +86,7 @@ impl Shard {
             return;
         }
         let batch = self.spare_batch();
-        let mut connection = Connection::new(token, Rc::new(socket), peer, known, batch);
+        let mut connection = Connection::new(token, Rc::new(socket), peer, known, self.tls_offered(), batch);
         connection.held = self.discs.get(token).is_some_and(Disc::is_frozen);
         let Ok(connection) = self.connections.insert(connection) else { return };
         if let Some(disc) = self.discs.get_mut(token) {
@@ -99,7 +99,7 @@ impl Shard {
     /// A client that was accepted, and let in, elsewhere.
     pub(super) fn adopt(&mut self, number: DiscNumber, client: Adopted) -> Result<(), ShardError> {
         let token = self.find(number)?;
-        let Adopted { socket, server, peer } = client;
+        let Adopted { socket, server, peer, transport } = client;
         let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
         if !matches!(disc.state, State::Serving) || server.agreement().is_none_or(|agreed| agreed.size != disc.size) {
             return Err(ShardError::Busy(number));
@@ -108,6 +108,7 @@ impl Shard {
             return Err(ShardError::Full { number, limit: "CONNECTIONS_PER_DISC_MAX" });
         }
         let connection = Connection::adopted(token, Rc::new(socket), peer, server, Some(Grant::Adopted));
+        let connection = Connection { transport, ..connection };
         let full = |_| ShardError::Full { number, limit: "CONNECTIONS_MAX" };
         let connection = self.connections.insert(connection).map_err(full)?;
         disc.connections.push(connection);
@@ -207,6 +208,7 @@ impl Shard {
                 connection.asked = Some(name);
                 self.decide(token);
             }
+            Some(Event::TlsWanted) => self.answer_tls(token),
             Some(Event::Closed) => self.drain(token),
             None => {}
         }
@@ -273,7 +275,9 @@ impl Shard {
         let part = matches!(request.command, Command::Read { .. })
             .then(|| Self::next_part(&mut self.discs, &transfer, connection.style()));
         let data = part.filter(|part| !part.hole).map(|part| part.range);
-        let pages = data.and_then(|range| self.find_pages(disc, range));
+        // TLS encrypts what it has read once: a copy (safety rule 24).
+        let may_refer = connection.transport != Transport::Tls;
+        let pages = data.filter(|_| may_refer).and_then(|range| self.find_pages(disc, range));
         let bytes = data.filter(|_| pages.is_none()).map_or(0, |range| range.length() as usize);
         let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
         let Some(connection) = self.connections.get_mut(token) else { return true };

@@ -4,14 +4,14 @@ use super::engine::{Census, Engine};
 use super::handle::{Adopted, OpenDisc, Patience};
 use super::{Access, ShardError};
 use crate::buffer::Pool;
-use crate::connection::Connection;
+use crate::connection::{Connection, Transport};
 use crate::disc::Disc;
 use crate::disc::mode::IoMode;
 use crate::error::Errno;
 use crate::limits::{EXTENTS_MAX, EXTENTS_PER_TURN_MAX, PAYLOAD_BYTES_MAX, RECEIVE_BYTES, STALL_SECONDS_MAX};
 use crate::mailbox::Letter;
 use crate::nbd::client::Client;
-use crate::nbd::offer::Style;
+use crate::nbd::offer::{Style, Tls};
 use crate::nbd::option::Export;
 use crate::nbd::request::Header;
 use crate::nbd::server::{Event, Server};
@@ -65,8 +65,8 @@ impl Crowd {
         let server = server(Style::Structured);
         for number in (1..=discs_count).map(DiscNumber) {
             crowd.engine.deliver(open(number, data.try_clone().unwrap(), None));
-            let client =
-                Adopted { socket: OwnedFd::from(socket.try_clone().unwrap()), server: server(), peer: LOOPBACK };
+            let (socket, transport) = (OwnedFd::from(socket.try_clone().unwrap()), Transport::Clear);
+            let client = Adopted { socket, server: server(), peer: LOOPBACK, transport };
             crowd.engine.deliver(Letter::Adopt(number, Box::new(client), oneshot::channel().0));
             let shard = &mut crowd.engine.shard;
             let disc = shard.discs.get_mut(shard.numbers[&number]).unwrap();
@@ -148,7 +148,7 @@ impl Crowd {
 fn server(style: Style) -> impl Fn() -> Server {
     move || {
         let (mut client, mut sent, mut out) = (Client::new(), vec![], vec![]);
-        let mut server = Server::new(&mut out);
+        let mut server = Server::new(Tls::Off, &mut out);
         client.write_flags(&mut sent);
         if style.has_chunks() {
             client.write_option(&mut sent, option_type::STRUCTURED_REPLY, &[]);

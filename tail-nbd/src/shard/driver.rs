@@ -1,14 +1,13 @@
 //! The thread of a shard: the only place that knows both the shard and the kernel's ring.
 
 use super::engine::Engine;
-use super::handle::{Patience, ShardEvent, StartError};
+use super::handle::{Patience, ShardConfig, ShardEvent, StartError};
 use super::linger::Linger;
 use crate::buffer::Pool;
 use crate::mailbox::{MailboxReceiver, Post};
 use crate::memory::Share;
 use crate::ring::op::{Completion, Handle, Op, Owner};
 use crate::ring::pipe::Pipes;
-use crate::ring::probe::Mask;
 use crate::ring::uring::Ring;
 use crate::time::Instant;
 use crate::whole::Whole;
@@ -32,12 +31,13 @@ pub(super) fn spawn(
     mailbox: MailboxReceiver,
     events: mpsc::Sender<ShardEvent>,
     patience: Patience,
-    mask: Mask,
+    config: &ShardConfig,
     (share, whole): (Share, Whole),
 ) -> Result<(JoinHandle<()>, String), StartError> {
     let os = |what| move |source| StartError::Os { shard, what, source };
     let wake = mailbox.wake_fd().map_err(os("cannot share its eventfd"))?;
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let (mask, tls) = (config.mask, config.tls.clone());
     let run = move || {
         pin(shard, core);
         let ring = match Ring::new(mask, share.receive_buffers_count) {
@@ -47,6 +47,7 @@ pub(super) fn spawn(
         if sender.send(Ok(ring.features().to_owned())).is_ok() {
             let mut engine = Engine::new(events, patience, Pool::with_whole(&share.data_buffers, whole));
             engine.use_pipes(Pipes::default());
+            engine.use_tls(tls);
             let (wake, linger, start) = (Rc::new(wake), Linger::default(), std::time::Instant::now());
             Driver { ring, engine, mailbox, wake, linger, start }.run();
         }

@@ -10,6 +10,7 @@ use crate::mailbox::Letter;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::pipe::Pipes;
 use crate::time::Instant;
+use crate::tls::Front;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use tokio::sync::mpsc;
@@ -29,6 +30,11 @@ impl Engine {
     /// Has large reads of what is in the page cache answered without a copy.
     pub(crate) fn use_pipes(&mut self, pipes: Pipes) {
         self.shard.pipes = Some(pipes);
+    }
+
+    /// Offers TLS to clients.
+    pub(crate) fn use_tls(&mut self, front: Option<Front>) {
+        self.shard.front = front;
     }
 
     /// A turn begins.

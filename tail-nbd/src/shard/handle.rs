@@ -3,6 +3,7 @@
 use super::access::Access;
 use super::carry::{CarriedDisc, Inherited};
 use super::driver;
+use crate::connection::Transport;
 use crate::disc::mode::IoMode;
 use crate::limits::{
     DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX,
@@ -12,6 +13,7 @@ use crate::memory::{Memory, TooLittle};
 use crate::metrics::{DiscCounters, Histogram};
 use crate::nbd::server::Server;
 use crate::ring::probe::{Mask, ProbeError};
+use crate::tls::Front;
 use crate::whole::Whole;
 use spine::id::DiscNumber;
 use std::fs::File;
@@ -23,7 +25,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 /// How to start the shards.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ShardConfig {
     /// How many shard threads; `None` is one for each core that this process may use.
     pub shards_count: Option<usize>,
@@ -31,6 +33,8 @@ pub struct ShardConfig {
     pub mask: Mask,
     /// Memory for requests; `None` is [`Memory::default_for`] so many shards.
     pub memory: Option<Memory>,
+    /// Where clients of the discs' listeners that want TLS are handed over; `None` offers none.
+    pub tls: Option<Front>,
 }
 
 /// How long clients may take. The default is what `limits.rs` says.
@@ -91,6 +95,8 @@ pub struct Adopted {
     pub server: Server,
     /// Where it connects from; a client without an address is this machine.
     pub peer: IpAddr,
+    /// What the socket is.
+    pub transport: Transport,
 }
 
 /// What the shards say unasked.
@@ -281,7 +287,7 @@ impl Shards {
             let (mailbox, receiver) = mailbox::mailbox().map_err(os("cannot make its eventfd"))?;
             let core = cores.get(shard % cores.len().max(1)).copied();
             let (thread, found) =
-                driver::spawn(shard, core, receiver, events.clone(), patience, config.mask, (share, whole.clone()))?;
+                driver::spawn(shard, core, receiver, events.clone(), patience, &config, (share, whole.clone()))?;
             features = found;
             shards.push(Running { mailbox, thread });
         }

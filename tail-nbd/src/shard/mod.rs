@@ -33,6 +33,7 @@ mod handle;
 mod linger;
 mod orders;
 mod owner;
+mod secure;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};

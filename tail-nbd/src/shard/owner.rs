@@ -17,6 +17,7 @@ use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::pipe::Pipes;
 use crate::ring::slots::{Slots, Token};
 use crate::time::Instant;
+use crate::tls::Front;
 use rustix::net::Shutdown;
 use spine::id::DiscNumber;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -34,6 +35,8 @@ pub(super) struct Shard {
     held_bytes_max: usize,
     /// For replies without a copy; `None` copies always.
     pub(super) pipes: Option<Pipes>,
+    /// Where clients that want TLS are handed over; `None` offers none.
+    pub(super) front: Option<Front>,
     /// Batches that nobody uses now.
     #[expect(clippy::vec_box, reason = "the box goes into the operation and comes back")]
     pub(super) batches: Vec<Box<Batch>>,
@@ -97,6 +100,7 @@ impl Shard {
             held_bytes_max: HELD_BYTES_MAX.min(pool.own_bytes() / HELD_PART_MAX),
             pool,
             pipes: None,
+            front: None,
             batches: Vec::new(),
             outbox: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -244,6 +248,7 @@ impl Shard {
         }
         self.process_input(token);
         self.transmit(token);
+        self.secure(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         self.current = Some(connection.disc);
         if connection.has_left() || (connection.state == State::Draining && connection.is_drained()) {

@@ -139,7 +139,7 @@ async fn at_a_stop_handshakes_are_refused_and_told_why() {
     let config = ShardConfig { shards_count: Some(1), ..ShardConfig::default() };
     // Time enough, however busy this machine is.
     let patience = Patience { goodbye_seconds: 60, ..Patience::default() };
-    let (shards, _events) = Shards::start_with(config, patience).unwrap();
+    let (shards, _events) = Shards::start_with(config.clone(), patience).unwrap();
     let address = open(&shards, 1).await;
     let mut asking = Peer::greet(address);
     assert_eq!(asking.option(option_type::STRUCTURED_REPLY), Some(option_reply::ACK));

@@ -33,8 +33,8 @@
 //!
 //! **What is not carried.** Requests are carried as they are, with payloads and replies cut anywhere (safety rule 26). Clients
 //! that are still in their handshake and have no business here are closed. An import is not interrupted: the upgrade is
-//! refused. Whatever else a client may have in the memory of the old process, such as the keys of TLS, cannot be carried:
-//! such a connection has to be closed before the discs are frozen, by [`crate::shard`], at a request boundary.
+//! refused. Clients whose TLS ends in the old process cannot be carried: they go on when nothing is handed over, and
+//! otherwise end with that process, between requests as far as they are answered, and connect again.
 //!
 //! * [`channel`]: messages with descriptors. [`state`]: the discs as bytes.
 //! * [`giver`] and [`taker`]: the two sides.

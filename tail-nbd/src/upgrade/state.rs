@@ -129,6 +129,7 @@ fn take(bytes: &mut &[u8], count: usize) -> Result<Vec<u8>, StateError> {
 mod tests {
     use super::*;
     use crate::metrics::DiscCounters;
+    use crate::nbd::offer::Tls;
     use crate::nbd::{request::Header, server::Server};
     use crate::shard::Suspended;
     use proptest::prelude::*;
@@ -148,7 +149,7 @@ mod tests {
                 peer: Ipv4Addr::LOCALHOST.into(),
                 grant: None,
                 draining: false,
-                server: Server::new(&mut vec![]),
+                server: Server::new(Tls::Off, &mut vec![]),
                 pending: Some(header),
                 landing: None,
                 suspended: vec![Suspended { header, done: 3, error: None }],

@@ -16,6 +16,7 @@ use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{EXTENDED_REQUEST_BYTES, chunk_type, command_type, option_reply, option_type};
 use tail_nbd::ring::probe::Mask;
 use tail_nbd::shard::{Access, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, Shards};
+use tail_nbd::tls::Front;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -41,10 +42,14 @@ impl Tail {
     }
 
     pub fn start_with(shards_count: usize, patience: Patience) -> Self {
+        Self::start_secured(shards_count, patience, None)
+    }
+
+    pub fn start_secured(shards_count: usize, patience: Patience, tls: Option<Front>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // Rule 28: all of these tests hold with what an older kernel has.
         let mask = std::env::var("TAIL_NBD_FEATURES").map_or(Mask::default(), |text| text.parse().unwrap());
-        let config = ShardConfig { shards_count: Some(shards_count), mask, memory: None };
+        let config = ShardConfig { shards_count: Some(shards_count), mask, memory: None, tls };
         let (shards, events) = Shards::start_with(config, patience).unwrap();
         // The build's directory, not /tmp: it is a real file system with holes and fallocate.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -9,6 +9,8 @@ use crate::nbd::wire::{Error, command_type, info_type, option_reply, option_type
 use alloc::vec;
 use proptest::prelude::*;
 
+mod starttls;
+
 const SIZE: u64 = 1 << 20;
 const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
 
@@ -16,7 +18,7 @@ fn export() -> Export {
     Export { size: DiscSize::from_bytes(SIZE).unwrap(), description: "a disc".into(), read_only: false }
 }
 
-/// A server whose driver grants the export "key", and whose disc answers at once: reads give the low byte
+/// A server whose driver grants the export "key" and TLS, and whose disc answers at once: reads give the low byte
 /// of each offset.
 struct Driver {
     server: Server,
@@ -27,8 +29,12 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
+        Self::with(Tls::Off)
+    }
+
+    fn with(tls: Tls) -> Self {
         let mut out = vec![];
-        let server = Server::new(&mut out);
+        let server = Server::new(tls, &mut out);
         Self { server, out, events: vec![], closed: false }
     }
 
@@ -63,6 +69,7 @@ impl Driver {
                 let answer = if name == "key" { Ok(export()) } else { Err(Refusal::Unknown) };
                 self.closed |= self.server.handle_export(answer, &mut self.out).is_err();
             }
+            Event::TlsWanted => self.server.handle_tls(true, &mut self.out),
             Event::Closed => self.closed = true,
             Event::Request(request) => {
                 let answer = Answer::new(self.server.agreement().unwrap().style, &request);
