@@ -255,7 +255,7 @@ fn an_import_is_not_interrupted() {
 }
 
 #[test]
-fn fio_and_qemu_verify_what_they_write_over_several_upgrades() {
+fn r185_r187_fio_and_qemu_verify_what_they_write_over_several_upgrades() {
     if !has("fio") || !has("qemu-img") || !has("qemu-io") {
         return;
     }
@@ -308,12 +308,14 @@ fn fio_and_qemu_verify_what_they_write_over_several_upgrades() {
 }
 
 #[test]
-fn the_pause_of_a_busy_client_is_short() {
-    let upgrades_count: usize = std::env::var("UPGRADES").map_or(3, |text| text.parse().unwrap());
+fn r185_the_pause_of_a_busy_client_is_short() {
+    let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let (upgrades_count, discs_count) = (number("UPGRADES", 3), number("DISCS", 40));
     let net = Net::new();
     net.run(|| async {
-        let (mut tail, mut brain) = start(&net, 40).await;
-        let _idle: Vec<Peer> = (3..=40).map(|number| served(number).connect_as(KEY, Style::Simple).unwrap()).collect();
+        let (mut tail, mut brain) = start(&net, discs_count).await;
+        let _idle: Vec<Peer> =
+            (3..=discs_count).map(|number| served(number).connect_as(KEY, Style::Simple).unwrap()).collect();
         let (stop, longest_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut busy = served(1).connect_as(KEY, Style::Simple).unwrap();
         let sampler = std::thread::spawn({
@@ -355,7 +357,7 @@ fn the_pause_of_a_busy_client_is_short() {
             tokio::time::sleep(Duration::from_millis(200)).await;
             longest_us.store(0, Ordering::Relaxed);
             let text = succeeds(&tail.upgrade(&[]));
-            assert!(text.starts_with("40 discs, 40 connections"), "{text}");
+            assert!(text.starts_with(&format!("{discs_count} discs, {discs_count} connections")), "{text}");
             told.push(pause_ms(&text));
             tokio::time::sleep(Duration::from_millis(100)).await;
             seen.push(longest_us.load(Ordering::Relaxed) as f64 / 1000.0);

@@ -275,6 +275,26 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_the_same_after_it_was_a_header_again() {
+        for (command, flags, length) in [
+            (command_type::READ, command_flag::DF, 4096),
+            (command_type::READ, 0, PAYLOAD_BYTES_MAX.into()),
+            (command_type::WRITE, command_flag::FUA, 4096),
+            (command_type::FLUSH, 0, 0),
+            (command_type::TRIM, command_flag::FUA, 1 << 29),
+            (command_type::WRITE_ZEROES, command_flag::NO_HOLE | command_flag::FUA, 1 << 29),
+            (command_type::WRITE_ZEROES, command_flag::FAST_ZERO, 0),
+            (command_type::BLOCK_STATUS, command_flag::REQ_ONE, 1 << 29),
+            (command_type::CACHE, 0, 1 << 29),
+        ] {
+            let offset = if command == command_type::FLUSH { 0 } else { 512 };
+            let header = Header { flags, command, cookie: 7, offset, length };
+            let Ok(Checked::Request(request)) = header.check(&agreement(Style::Extended)) else { panic!("{header:?}") };
+            assert_eq!(request.header(), header);
+        }
+    }
+
+    #[test]
     fn each_refusal_has_its_error() {
         use command_type as c;
         let end = SIZE - 512;

@@ -243,6 +243,33 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_is_partly_sent_is_flattened_to_the_bytes_that_are_left() {
+        let bytes: Vec<u8> = (0..900_000u32).map(|number| (number * 7 / 5) as u8).collect();
+        let (file, pipes) = (file(&bytes), Pipes::default());
+        for takes_some in [false, true] {
+            let mut batch = Batch::default();
+            batch.headers().extend_from_slice(b"head");
+            batch.push_pages(pipes.fill(&file, range(0, 900_000)).unwrap());
+            batch.headers().extend_from_slice(b"the end");
+            batch.seal();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            if takes_some {
+                assert_eq!(transmit(&Rc::new(ours.into()), &mut batch), Sent::Part);
+            } else {
+                drop(ours);
+            }
+            batch.flatten().unwrap();
+            assert!(!batch.has_pages());
+            let mut all = vec![];
+            theirs.read_to_end(&mut all).unwrap();
+            assert_eq!(all.is_empty(), !takes_some);
+            batch.unsent().for_each(|part| all.extend_from_slice(part));
+            assert!(all == [b"head", bytes.as_slice(), b"the end"].concat(), "{takes_some}");
+        }
+        assert_eq!(pipes.0.borrow().empty.len(), 1, "the pipe is empty, and used again");
+    }
+
+    #[test]
     fn what_is_not_in_the_file_is_no_reply_and_a_pipe_with_pages_is_not_used_again() {
         let (file, pipes) = (file(&[1; 10_000]), Pipes::default());
         assert!(pipes.fill(&file, range(0, 10_001)).is_none());

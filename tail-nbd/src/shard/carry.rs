@@ -144,9 +144,10 @@ impl Shard {
             counters: disc.counters,
         };
         let mut clients = Vec::new();
+        let access = disc.access.clone();
         for id in disc.connections.clone() {
             let Some(connection) = self.connections.get(id) else { continue };
-            let stranger = connection.grant.is_none() && !connection.known;
+            let stranger = connection.grant.is_none() && !access.knows(connection.peer);
             let in_clear = connection.transport == Transport::Clear;
             if !stranger
                 && in_clear

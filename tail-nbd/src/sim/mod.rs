@@ -13,7 +13,8 @@
 //! * [`network`]: bytes arrive in arbitrary pieces; connections break anywhere;
 //! * [`client`]: several discs with several clients each, which know by their [`history`] what every byte may be; some
 //!   are rude, some stop in the middle;
-//! * [`world`]: orders of the control side, crashes of the process and of the machine, panics; and what must hold.
+//! * [`world`]: orders of the control side, crashes of the process and of the machine, panics, new processes that take over
+//!   or fail to; and what must hold.
 //!
 //! What is checked, besides what clients see (read-your-writes, errors without a reason, FLUSH and FUA over a loss of
 //! power): nothing is sent to a client that lost its right, and a withdrawal is answered only when nothing of it is in

@@ -81,6 +81,16 @@ impl Network {
         Some(socket)
     }
 
+    /// The server has another descriptor of a socket. Returns whose it is.
+    pub(super) fn rename(&mut self, socket: &OwnedFd) -> LinkId {
+        let inode = |socket: &OwnedFd| rustix::fs::fstat(socket).expect("it is open").st_ino;
+        let wanted = inode(socket);
+        let is_it = |link: &Link| link.ends.as_ref().is_some_and(|(_, server)| inode(server) == wanted);
+        let (id, _) = self.links.iter().find(|(_, link)| is_it(link)).expect("every socket is a link's");
+        self.sockets.insert(socket.as_raw_fd(), *id);
+        *id
+    }
+
     /// Whose socket this is.
     pub(super) fn find(&self, socket: RawFd) -> LinkId {
         self.sockets[&socket]

@@ -39,6 +39,7 @@ fn plan(seed: u64) -> Plan {
         cut: sometimes(300),
         order: sometimes(80),
         freeze: sometimes(60),
+        upgrade: sometimes(50),
         crash: sometimes(200),
         panic: sometimes(150),
         villains: sometimes(1) > 0,
@@ -53,11 +54,11 @@ fn number_of(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
-/// Runs one seed: the number of turns, or what is wrong.
-fn run(seed: u64, pools: &Pools) -> Result<u64, String> {
+/// Runs one seed: the numbers of turns and of upgrades, or what is wrong.
+fn run(seed: u64, pools: &Pools) -> Result<(u64, u64), String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(seed, plan(seed), pools.clone());
-        world.run().map(|()| world.turns_count)
+        world.run().map(|()| (world.turns_count, world.upgrades_count))
     }));
     outcome.unwrap_or_else(|_| Err("a panic, see above".to_owned()))
 }
@@ -86,7 +87,7 @@ fn seeds() {
         return;
     }
     let seeds_count = number_of("SEEDS").unwrap_or(1000);
-    let (next, turns_count) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (next, turns_count, upgrades_count) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let threads_count = std::thread::available_parallelism().map_or(1, usize::from);
         for _ in 0..threads_count {
@@ -98,7 +99,10 @@ fn seeds() {
                         return;
                     }
                     match run(seed, &pools) {
-                        Ok(turns) => drop(turns_count.fetch_add(turns, Ordering::Relaxed)),
+                        Ok((turns, upgrades)) => {
+                            turns_count.fetch_add(turns, Ordering::Relaxed);
+                            upgrades_count.fetch_add(upgrades, Ordering::Relaxed);
+                        }
                         Err(error) => {
                             // The others need not go on.
                             next.store(seeds_count, Ordering::Relaxed);
@@ -110,6 +114,7 @@ fn seeds() {
         }
     });
     assert!(turns_count.into_inner() > 100 * seeds_count, "hardly anything happened");
+    assert!(upgrades_count.into_inner() > seeds_count / 2, "hardly any process was succeeded");
 }
 
 /// A world in which nothing goes wrong.
@@ -123,6 +128,7 @@ fn calm(discs_count: usize, clients_count: usize, depth: usize) -> Plan {
         cut: 0,
         order: 0,
         freeze: 0,
+        upgrade: 0,
         crash: 0,
         panic: 0,
         villains: false,

@@ -1,5 +1,7 @@
 //! Discs, clients and what happens to them.
 
+mod succession;
+
 use super::chance::Chance;
 use super::client::{Client, Manner, Scene, key_of};
 use super::disk::Disk;
@@ -40,6 +42,8 @@ pub(super) struct Plan {
     pub(super) order: u64,
     /// A disc is frozen; it goes on soon.
     pub(super) freeze: u64,
+    /// Another process takes over, or fails to.
+    pub(super) upgrade: u64,
     /// The process or the machine crashes.
     pub(super) crash: u64,
     /// Our code panics.
@@ -70,6 +74,9 @@ pub(super) struct World {
     accepted: Vec<LinkId>,
     idle_count: u64,
     completions: Vec<Completion>,
+    /// All discs are being frozen, for another process.
+    upgrading: Option<Answer>,
+    pub(super) upgrades_count: u64,
     pub(super) turns_count: u64,
     pub(super) peak: Census,
 }
@@ -175,6 +182,8 @@ impl World {
             accepted: Vec::new(),
             idle_count: 0,
             completions: Vec::new(),
+            upgrading: None,
+            upgrades_count: 0,
             turns_count: 0,
             peak: Census::default(),
         };
@@ -212,7 +221,8 @@ impl World {
         self.idle_count = if busy { 0 } else { self.idle_count + 1 };
         if self.idle_count > IDLE_STEPS_MAX {
             self.idle_count = 0;
-            if self.exports.iter().any(|export| matches!(export.frozen, Some(Frozen::Ordered(_)))) {
+            let freezes = |export: &Export| matches!(export.frozen, Some(Frozen::Ordered(_)));
+            if self.upgrading.is_some() || self.exports.iter().any(freezes) {
                 return Err(format!("a freeze does not end, in flight {:?}", self.ring.describe()));
             }
             match wake_at {
@@ -259,10 +269,11 @@ impl World {
         self.network.look();
         if !self.overdue {
             // For whom nothing is submitted although his disc is not frozen is refused.
-            let (exports, links) = (&self.exports, &self.network.links);
-            let is_known = |id: &mut LinkId| exports[links[id].disc].frozen.is_none();
+            let (exports, links, upgrading) = (&self.exports, &self.network.links, self.upgrading.is_some());
+            let is_known =
+                |id: &mut LinkId| links.get(id).is_none_or(|link| !upgrading && exports[link.disc].frozen.is_none());
             for id in self.accepted.extract_if(.., is_known).collect::<Vec<_>>() {
-                if !self.ring.kept.contains(&id) {
+                if !self.ring.kept.contains(&id) && self.network.links.contains_key(&id) {
                     self.network.refuse(id);
                 }
             }
@@ -271,6 +282,7 @@ impl World {
         self.check_bounds()?;
         self.take_answers()?;
         self.check_frozen()?;
+        self.go_on_with_upgrade()?;
         self.take_events()
     }
 
@@ -419,6 +431,14 @@ impl World {
         }
         if self.chance.one_in(self.plan.crash) {
             self.crash()?;
+        }
+        if self.upgrading.is_some() {
+            return Ok(letters);
+        }
+        if self.chance.one_in(self.plan.upgrade)
+            && let Some(letter) = self.begin_upgrade()
+        {
+            return Ok(vec![letter]);
         }
         if self.chance.one_in(self.plan.panic) && !self.exports.iter().any(|export| export.doomed) {
             let disc = self.chance.below(self.exports.len() as u64) as usize;
@@ -605,7 +625,7 @@ impl World {
     fn crash(&mut self) -> Result<(), String> {
         let power = self.chance.one_in(2);
         tracing::debug!(power, now_ns = self.now_ns, "a crash");
-        self.engine = None;
+        (self.engine, self.upgrading) = (None, None);
         self.ring.crash(&mut outside(&mut self.exports, &mut self.network, &mut self.chance));
         self.network.crash();
         self.accepted.clear();
@@ -627,6 +647,7 @@ impl World {
 
     /// Everybody leaves, everything is closed, and nothing is left.
     fn end(&mut self) -> Result<(), String> {
+        self.step_until(|world| world.upgrading.is_none())?;
         self.active = false;
         // An operation that waits could be interrupted for ever, so that nobody would be idle.
         let shorten = self.plan.faults.shorten;
@@ -646,6 +667,8 @@ impl World {
         }
         self.turn(&mut Vec::new(), letters)?;
         self.step_until(|world| world.exports.iter().all(|export| matches!(export.standing, Standing::Closed)))?;
+        // A connection whose disc has panicked is forgotten before its receive is over.
+        self.step_until(|world| world.ring.in_flight_count() == 0)?;
         let (reply, mut answer) = oneshot::channel();
         self.turn(&mut Vec::new(), vec![Letter::Stop(reply)])?;
         let mut engine = self.engine.take().expect("it runs");
@@ -654,8 +677,8 @@ impl World {
         let census = Census { batches_count: 0, ..engine.census() };
         let is_told = answer.try_recv().is_ok();
         if census != Census::default() || !is_finished || !is_told || self.ring.in_flight_count() > 0 {
-            let in_flight = self.ring.in_flight_count();
-            return Err(format!("at the end there are still {census:?}, and {in_flight} in flight"));
+            let in_flight = self.ring.describe();
+            return Err(format!("at the end there are still {census:?}, and in flight {in_flight:?}"));
         }
         drop(engine);
         self.check_memory()?;

@@ -280,8 +280,10 @@ pub async fn hand_over(
         }
     };
     // The clients wait: this thread has nothing better to do than to wait with them.
+    let copied = begun.elapsed();
     let given = successor.give(&discs, belongings);
     let pause = begun.elapsed();
+    tracing::info!(copied_us = copied.as_micros(), pause_us = pause.as_micros(), "the discs were frozen");
     match given {
         Ok(()) => {
             let clients_count = discs.iter().map(|disc| disc.clients.len()).sum();

@@ -131,6 +131,83 @@ fn a_whole_life_cut_at_every_byte_is_the_same_life() {
 }
 
 #[test]
+fn rule26_a_life_goes_on_in_another_process_after_every_byte() {
+    for style in STYLES {
+        let bytes = script(&mut Client::new(), style);
+        let whole = run(&[&bytes]);
+        for cut in 0..bytes.len() {
+            let mut driver = Driver::new();
+            driver.feed(&bytes[..cut]);
+            assert!(driver.server.is_sound(), "cut at {cut}");
+            let carried = serde_json::to_string(&driver.server).unwrap();
+            driver.server = serde_json::from_str(&carried).unwrap();
+            driver.feed(&bytes[cut..]);
+            assert_eq!((driver.events, driver.out), whole, "{style:?}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_state_that_no_connection_can_come_to_is_not_sound() {
+    let mut driver = Driver::new();
+    let carried = |server: &Server| serde_json::to_value(server).unwrap();
+    let is_sound =
+        |value: serde_json::Value| serde_json::from_value::<Server>(value).is_ok_and(|server| server.is_sound());
+    let fresh = carried(&driver.server);
+    assert!(is_sound(fresh.clone()));
+    for (field, wrong) in [
+        ("partial", serde_json::json!([1, 2, 3, 4])),
+        ("options_count", 1_000_000.into()),
+        ("state", serde_json::json!({"data": {"option": 7, "length": 1 << 30}})),
+        ("state", serde_json::json!({"drain": {"option": 7, "remaining": 1u64 << 31}})),
+        ("state", serde_json::json!({"await_export": {"name": "", "kind": "list"}})),
+    ] {
+        let mut made_up = fresh.clone();
+        made_up["phase"]["negotiation"][field] = wrong.clone();
+        assert!(!is_sound(made_up), "{field}: {wrong}");
+    }
+    let mut client = Client::new();
+    let bytes = script(&mut client, Style::Simple);
+    // The handshake, and a part of the first request.
+    let header = bytes.windows(4).position(|four| four == 0x2560_9513u32.to_be_bytes()).unwrap();
+    driver.feed(&bytes[..header + 5]);
+    let midway = carried(&driver.server);
+    assert!(is_sound(midway.clone()), "{midway}");
+    for wrong in [
+        serde_json::json!({"header": {"partial": vec![0; 32], "filled": 28}}),
+        serde_json::json!({"header": {"partial": vec![0; 31], "filled": 1}}),
+        serde_json::json!({"payload": {"remaining": 0}}),
+        serde_json::json!({"payload": {"remaining": u32::MAX}}),
+        serde_json::json!({"payload": {"remaining": 1u64 << 40}}),
+    ] {
+        let mut made_up = midway.clone();
+        made_up["phase"]["transmission"]["state"] = wrong.clone();
+        assert!(!is_sound(made_up), "{wrong}");
+    }
+}
+
+#[test]
+fn a_payload_can_be_given_back() {
+    let mut client = Client::new();
+    let mut driver = Driver::new();
+    let mut bytes = script(&mut client, Style::Simple);
+    bytes.truncate(bytes.windows(4).position(|four| four == 0x2560_9513u32.to_be_bytes()).unwrap());
+    driver.feed(&bytes);
+    let mut request = vec![];
+    client.write_request(
+        &mut request,
+        Header { flags: 0, command: command_type::WRITE, cookie: 2, offset: 0, length: 5 },
+    );
+    let (consumed, _) = driver.server.handle_bytes(&request, &mut driver.out).unwrap();
+    assert_eq!((consumed, driver.server.payload_remaining()), (request.len(), 5));
+    for taken in [3, 5] {
+        driver.server.handle_payload(taken);
+        driver.server.handle_payload_returned(taken);
+        assert_eq!(driver.server.payload_remaining(), 5);
+    }
+}
+
+#[test]
 fn the_client_understands_the_server() {
     for style in STYLES {
         let mut client = Client::new();
