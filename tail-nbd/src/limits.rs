@@ -35,6 +35,19 @@ pub const DRAIN_SECONDS_MAX: u64 = 5;
 /// the server is going away. The stop takes as long, when somebody just sits there.
 pub const GOODBYE_SECONDS_MAX: u64 = 1;
 
+/// A client whose replies wait is cut off when it takes less than [`SEND_BYTES_MAX`] of them, or all, in so many seconds.
+pub const SEND_SECONDS_MAX: u64 = 30;
+
+/// Bytes of one send. When it is over, the client has taken something. A client must keep up 35 KiB/s with this.
+pub const SEND_BYTES_MAX: usize = 1 << 20;
+
+/// A client must take all of a reply that has the one buffer for whole replies within so many seconds: others may wait
+/// for it. At the longest reply that is 1.1 MiB/s.
+pub const WHOLE_SECONDS_MAX: u64 = 60;
+
+/// Input that waits outside of receive buffers, in bytes of a shard: 256 clients that fill theirs and take no replies.
+pub const PARKED_BYTES_MAX: usize = 16 << 20;
+
 /// Milliseconds after which TCP gives up on a peer that acknowledges nothing, or reads nothing.
 pub const TCP_USER_TIMEOUT_MS: u32 = 60_000;
 

@@ -14,8 +14,9 @@
 //! * Cut: the socket is shut down, nothing is answered; the connection stays until its last operation is over,
 //!   because a withdrawal is answered only then (safety rule 4).
 //!
-//! [`receive`] says what to receive next, [`transfer`] is one request being carried out.
+//! [`receive`] says what to receive next, [`parking`] keeps what came too early, [`transfer`] is one request being carried out.
 
+pub mod parking;
 pub mod receive;
 pub mod transfer;
 
@@ -77,6 +78,10 @@ pub struct Connection {
     pub held: bool,
     /// What a cancelled send has left; it comes before `filling`.
     pub unsent: Option<Box<Batch>>,
+    /// When it is cut, unless it takes some of its replies before.
+    pub send_deadline: Option<Instant>,
+    /// Bytes of the batch that is being sent which it had taken when that was set.
+    pub taken_bytes: u64,
     /// It is in the queue for buffers.
     pub queued: bool,
     /// It is in the list of connections to be looked at in this turn.
@@ -136,12 +141,19 @@ impl Connection {
             sending: false,
             in_flight_count: 0,
             deadline: None,
+            send_deadline: None,
+            taken_bytes: 0,
             alarm: None,
             held: false,
             unsent: None,
             queued: false,
             touched: false,
         }
+    }
+
+    /// When it is to be looked at, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.deadline, self.send_deadline].into_iter().flatten().min()
     }
 
     /// True when no operation of it is left.

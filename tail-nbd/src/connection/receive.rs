@@ -1,5 +1,6 @@
 //! What a connection receives, and where to.
 
+use super::parking::{Parked, Parking};
 use super::{Connection, Transport};
 use crate::buffer::Buffer;
 use crate::geometry::ByteRange;
@@ -19,6 +20,7 @@ pub struct Input {
 #[derive(Debug)]
 enum Bytes {
     Received(Buffer),
+    Parked(Parked),
     /// Somebody else has received them, before this process took over.
     Carried(Vec<u8>),
 }
@@ -39,9 +41,20 @@ impl Input {
     pub fn bytes(&self) -> &[u8] {
         let bytes = match &self.bytes {
             Bytes::Received(buffer) => buffer.bytes(),
+            Bytes::Parked(parked) => parked.bytes(),
             Bytes::Carried(bytes) => bytes,
         };
         &bytes[self.start..self.end]
+    }
+
+    /// Gives its receive buffer back, if there is other room for what is left.
+    pub fn park(&mut self, parking: &Parking) {
+        if let Bytes::Received(_) = self.bytes
+            && let Some(parked) = parking.park(self.bytes())
+        {
+            (self.start, self.end) = (0, self.end - self.start);
+            self.bytes = Bytes::Parked(parked);
+        }
     }
 
     /// So many bytes more have been looked at. True when nothing is left.

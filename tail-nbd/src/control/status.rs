@@ -149,6 +149,9 @@ pub struct Counters {
     pub errors: BTreeMap<String, u64>,
     /// Clients that were refused.
     pub refused_count: u64,
+    /// Clients that were cut off because they did not take their replies.
+    #[serde(default)]
+    pub deaf_count: u64,
 }
 
 /// How long requests took, from arrival to answer, in microseconds.
@@ -290,6 +293,7 @@ impl Counters {
             errors_count: counters.errors.count(),
             errors: by_kind.map(|(kind, count)| (kind.to_owned(), count)).collect(),
             refused_count: counters.refused_count,
+            deaf_count: counters.deaf_count,
         }
     }
 }

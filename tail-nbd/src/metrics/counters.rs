@@ -34,6 +34,8 @@ pub struct DiscCounters {
     pub errors: ErrorCounts,
     /// Clients refused by the access of the disc.
     pub refused_count: u64,
+    /// Clients cut off because they did not take their replies.
+    pub deaf_count: u64,
 }
 
 /// Errors by what the client was told.

@@ -47,7 +47,7 @@ impl Snapshot {
         let discs: Vec<_> = discs.into_iter().map(|disc| (self.name(disc.number), disc)).collect();
         let mut requests = Vec::new();
         let mut bytes = Vec::new();
-        let (mut errors, mut refusals, mut connections) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut errors, mut refusals, mut deaf, mut connections) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut failed, mut size, mut in_flight, mut latencies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, disc) in &discs {
             let (name, counters) = (name.as_str(), &disc.counters);
@@ -70,6 +70,7 @@ impl Snapshot {
             let kinds = counters.errors.by_kind().filter(|(_, count)| *count > 0);
             errors.extend(kinds.map(|(kind, count)| ([("disc", name), ("error", kind)], count)));
             refusals.push(([("disc", name)], counters.refused_count));
+            deaf.push(([("disc", name)], counters.deaf_count));
             let attached = disc.clients.iter().filter(|client| client.attached);
             connections.push(([("disc", name)], attached.clone().count() as u64));
             in_flight.push(([("disc", name)], attached.map(|c| u64::from(c.requests_in_flight_count)).sum::<u64>()));
@@ -80,6 +81,7 @@ impl Snapshot {
         counters(encoder, "tail_disc_bytes", "Bytes read and written by clients", bytes)?;
         counters(encoder, "tail_disc_errors", "Requests answered with an error", errors)?;
         counters(encoder, "tail_disc_refused_clients", "Clients that were refused", refusals)?;
+        counters(encoder, "tail_disc_deaf_clients", "Clients cut off because they did not take their replies", deaf)?;
         gauges(encoder, "tail_disc_connections", "Connections that have been let in", connections)?;
         gauges(encoder, "tail_disc_requests_in_flight", "Requests being worked on", in_flight)?;
         gauges(encoder, "tail_disc_failed", "1 after a failed fsync or a panic", failed)?;

@@ -10,7 +10,7 @@
 use super::pipe::Pipe;
 use crate::buffer::Buffer;
 use crate::error::Errno;
-use crate::limits::BATCH_PARTS_MAX;
+use crate::limits::{BATCH_PARTS_MAX, PIECE_BYTES};
 
 /// Headers and payloads, in the order of the wire.
 #[derive(Debug, Default)]
@@ -23,6 +23,10 @@ pub struct Batch {
     parts_sent: usize,
     /// Bytes of the next part that are sent.
     bytes_sent: usize,
+    /// Bytes that are sent in all.
+    sent_bytes: u64,
+    /// There is the buffer for whole replies in it.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,7 @@ impl Batch {
     /// Puts the first `length` bytes of a buffer behind everything that is there.
     pub fn push_payload(&mut self, buffer: Buffer, length: usize) {
         assert!(length <= buffer.capacity());
+        self.whole |= buffer.capacity() > PIECE_BYTES;
         self.seal();
         self.parts.push(Part::Payload { buffer, length });
     }
@@ -103,6 +108,7 @@ impl Batch {
 
     /// So many more bytes are sent. True when that was all.
     pub fn advance(&mut self, mut sent: usize) -> bool {
+        self.sent_bytes += sent as u64;
         while let Some(part) = self.parts.get(self.parts_sent) {
             let left = self.length_of(part) - self.bytes_sent;
             if sent < left {
@@ -139,12 +145,23 @@ impl Batch {
         Ok(())
     }
 
+    /// How much of it is sent.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// True when it has a buffer that others may wait for.
+    pub fn has_whole_reply(&self) -> bool {
+        self.whole
+    }
+
     /// Empties it for the next use; the buffers go back to their pool.
     pub fn clear(&mut self) {
         self.headers.clear();
         self.headers.shrink_to(HEADERS_BYTES_MAX);
         self.parts.clear();
         (self.headers_listed, self.parts_sent, self.bytes_sent) = (0, 0, 0);
+        (self.sent_bytes, self.whole) = (0, false);
     }
 
     fn length_of(&self, part: &Part) -> usize {

@@ -24,8 +24,8 @@ use crate::buffer::{ALIGNMENT, Buffer, Pool};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{
-    BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SLOTS_MAX, SPARE_BATCHES_MAX,
-    SUBMISSIONS_MAX, WINDOW_BYTES, WORKERS_MAX,
+    BATCH_PARTS_MAX, COMPLETIONS_MAX, PIPE_BYTES, RECEIVE_BYTES, RECEIVE_OFFERED_MAX, SEND_BYTES_MAX, SLOTS_MAX,
+    SPARE_BATCHES_MAX, SUBMISSIONS_MAX, WINDOW_BYTES, WORKERS_MAX,
 };
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -430,12 +430,12 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
                 return opcode::PollAdd::new(fd(socket), libc::POLLOUT as u32).build();
             };
             wire.list.clear();
-            wire.list.extend(
-                batch
-                    .unsent()
-                    .take(IOVECS_MAX)
-                    .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }),
-            );
+            let mut room = SEND_BYTES_MAX;
+            wire.list.extend(batch.unsent().take(IOVECS_MAX).map_while(|bytes| {
+                let iov_len = bytes.len().min(room);
+                room -= iov_len;
+                (iov_len > 0).then_some(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len })
+            }));
             wire.header.msg_iov = wire.list.as_mut_ptr();
             wire.header.msg_iovlen = wire.list.len();
             let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;

@@ -6,7 +6,8 @@ use super::driver;
 use crate::connection::Transport;
 use crate::disc::mode::IoMode;
 use crate::limits::{
-    DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SHARD_EVENTS_MAX, STALL_SECONDS_MAX,
+    DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SEND_SECONDS_MAX, SHARD_EVENTS_MAX,
+    STALL_SECONDS_MAX, WHOLE_SECONDS_MAX,
 };
 use crate::mailbox::{self, Letter, MailboxSender, Reply};
 use crate::memory::{Memory, TooLittle};
@@ -44,6 +45,10 @@ pub struct Patience {
     pub handshake_seconds: u64,
     /// For the next byte of a request that has arrived in part, while we read, in seconds.
     pub stall_seconds: u64,
+    /// For taking some of the replies that wait, in seconds.
+    pub send_seconds: u64,
+    /// For taking all of a long reply that cannot be cut, in seconds.
+    pub whole_seconds: u64,
     /// For taking the last replies of a connection that is being closed, in seconds.
     pub drain_seconds: u64,
     /// For one more option of a handshake when the shard stops, in seconds.
@@ -55,6 +60,8 @@ impl Default for Patience {
         Self {
             handshake_seconds: HANDSHAKE_SECONDS_MAX,
             stall_seconds: STALL_SECONDS_MAX,
+            send_seconds: SEND_SECONDS_MAX,
+            whole_seconds: WHOLE_SECONDS_MAX,
             drain_seconds: DRAIN_SECONDS_MAX,
             goodbye_seconds: GOODBYE_SECONDS_MAX,
         }

@@ -5,6 +5,7 @@ use super::alarms::Alarms;
 use super::events::Events;
 use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
+use crate::connection::parking::Parking;
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::{self, Disc};
 use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
@@ -21,6 +22,7 @@ use crate::tls::Front;
 use rustix::net::Shutdown;
 use spine::id::DiscNumber;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,6 +78,8 @@ pub(super) struct Shard {
     sends_count: u64,
     pub(super) events: Events,
     pub(super) patience: Patience,
+    parking: Parking,
+    deaf_told_at: Option<Instant>,
     pub(super) stopping: Option<oneshot::Sender<()>>,
     #[cfg(test)]
     pub(super) panic_on_request: Option<DiscNumber>,
@@ -123,6 +127,8 @@ impl Shard {
             sends_count: 0,
             events: Events::new(events),
             patience,
+            parking: Parking::default(),
+            deaf_told_at: None,
             stopping: None,
             #[cfg(test)]
             panic_on_request: None,
@@ -256,6 +262,9 @@ impl Shard {
         }
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.invariants();
+        if let Some(input) = &mut connection.input {
+            input.park(&self.parking);
+        }
         if let Some(op) = connection.next_receive() {
             let midway = connection.server.is_midway() && connection.deadline.is_none();
             self.outbox.push_back((Owner::Receive(token), op));
@@ -317,8 +326,10 @@ impl Shard {
         }
         batch.seal();
         connection.sending = true;
+        connection.taken_bytes = batch.sent_bytes();
         self.sends_count += 1;
         let socket = Rc::clone(&connection.socket);
+        self.set_send_deadline(token, batch.has_whole_reply());
         self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
     }
 
@@ -337,12 +348,20 @@ impl Shard {
         };
         if connection.state == State::Cut || batch.advance(sent as usize) {
             connection.sending = false;
+            connection.send_deadline = None;
             self.recycle(batch);
             self.touch(token);
         } else if connection.held {
             connection.sending = false;
+            connection.send_deadline = None;
             connection.unsent = Some(batch);
         } else {
+            let has_taken = batch.sent_bytes() > connection.taken_bytes;
+            connection.taken_bytes = batch.sent_bytes();
+            // A long reply has one deadline for all of it.
+            if has_taken && !batch.has_whole_reply() {
+                self.set_send_deadline(token, false);
+            }
             self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
         }
     }
@@ -389,7 +408,7 @@ impl Shard {
             return self.touch(token);
         }
         connection.state = State::Cut;
-        connection.deadline = None;
+        (connection.deadline, connection.send_deadline) = (None, None);
         // It wakes the receive and the send that are in the kernel. An error says that the peer was faster.
         let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
         for batch in [connection.unsent.take(), connection.filling.take()].into_iter().flatten() {
@@ -421,7 +440,7 @@ impl Shard {
     /// Has the deadline of a connection, if it has one, looked at when it is due.
     pub(super) fn set_alarm(&mut self, token: Token) {
         if let Some(connection) = self.connections.get_mut(token)
-            && let Some(deadline) = connection.deadline
+            && let Some(deadline) = connection.next_deadline()
         {
             self.alarms.set(token, &mut connection.alarm, deadline);
         }
@@ -432,6 +451,16 @@ impl Shard {
         let deadline = self.now.plus_seconds(seconds);
         if let Some(connection) = self.connections.get_mut(token) {
             connection.deadline = Some(deadline);
+        }
+        self.set_alarm(token);
+    }
+
+    /// Cuts the connection unless it takes some of its replies, or all of a whole one.
+    fn set_send_deadline(&mut self, token: Token, whole: bool) {
+        let seconds = if whole { self.patience.whole_seconds } else { self.patience.send_seconds };
+        let deadline = self.now.plus_seconds(seconds);
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.send_deadline = Some(deadline);
         }
         self.set_alarm(token);
     }
@@ -464,16 +493,31 @@ impl Shard {
         while let Some(token) = self.alarms.take_due(self.now) {
             let Some(connection) = self.connections.get_mut(token) else { continue };
             connection.alarm = None;
-            match connection.deadline {
-                // Its deadline rests until the disc is thawed.
+            match connection.next_deadline() {
+                // Its deadlines rest until the disc is thawed.
                 _ if connection.held => {}
                 Some(deadline) if deadline <= self.now => {
-                    tracing::debug!(peer = %connection.peer, "a client is too slow and is cut off");
+                    let (disc, peer) = (connection.disc, connection.peer);
+                    let is_deaf = connection.send_deadline.is_some_and(|deadline| deadline <= self.now);
+                    tracing::debug!(%peer, is_deaf, "a client is too slow and is cut off");
+                    if is_deaf {
+                        self.note_deaf(disc, peer);
+                    }
                     self.cut(token);
                 }
                 Some(_) => self.set_alarm(token),
                 None => {}
             }
+        }
+    }
+
+    /// Counts a client that did not take its replies, and tells of one in a second: a client can cause it.
+    fn note_deaf(&mut self, disc: Token, peer: IpAddr) {
+        let Some(disc) = self.discs.get_mut(disc) else { return };
+        disc.counters.deaf_count += 1;
+        if self.deaf_told_at.is_none_or(|at| at.plus_seconds(1) <= self.now) {
+            self.deaf_told_at = Some(self.now);
+            tracing::warn!(disc = %disc.number, %peer, "a client that does not take its replies is cut off");
         }
     }
 

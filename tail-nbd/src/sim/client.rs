@@ -18,6 +18,8 @@ pub(super) enum Manner {
     Rude,
     /// Stops in the middle of something, and stays.
     Silent,
+    /// Asks, and takes no replies.
+    Deaf,
 }
 
 /// A client and what it waits for.
@@ -106,6 +108,11 @@ impl Client {
         }
     }
 
+    /// It will take nothing more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.attached && self.manner == Manner::Deaf
+    }
+
     /// Requests without an answer.
     pub(super) fn waiting_count(&self) -> usize {
         self.asked.len()
@@ -147,6 +154,10 @@ impl Client {
     /// Reads some of what has come.
     pub(super) fn listen(&mut self, scene: &mut Scene<'_>) -> Result<(), String> {
         if self.silent || scene.link.to_client.is_empty() {
+            return Ok(());
+        }
+        if self.is_deaf() {
+            scene.link.excused = true;
             return Ok(());
         }
         let count = scene.chance.portion(scene.link.to_client.len());
@@ -270,8 +281,12 @@ impl Client {
         self.asked.insert(self.cookie, asked);
     }
 
-    /// Says good-bye when everything is answered.
+    /// Says good-bye when everything is answered; who takes no answers just goes.
     pub(super) fn leave(&mut self, link: &mut Link) {
+        if self.is_deaf() {
+            (link.finished, link.excused) = (true, true);
+            return;
+        }
         if !self.asked.is_empty() || self.leaving || self.silent {
             return;
         }

@@ -1,6 +1,7 @@
 //! Many worlds.
 
 use super::chance::Chance;
+use super::client::Manner;
 use super::ring::Faults;
 use super::world::{Plan, Pools, World};
 use crate::buffer::Pool;
@@ -165,6 +166,23 @@ fn a_modest_disc_is_not_starved_by_greedy_ones() {
     let (alone, in_company) = (modest(0), modest(3));
     // Four discs: half of a fourth.
     assert!(8 * in_company >= alone, "{in_company} answers beside greedy ones, {alone} alone");
+}
+
+/// Clients that take no replies fill what their discs may have, and keep no receive buffer.
+#[test]
+fn a_modest_disc_is_not_starved_by_deaf_ones() {
+    let answers = |deaf_discs_count: usize| {
+        let classes = [(8 << 10, 64), (64 << 10, 64), (256 << 10, 32), (PIECE_BYTES, 16)];
+        let pools = Pools { data: Pool::new(&classes), receive: Pool::new(&[(RECEIVE_BYTES, 4)]) };
+        let mut world = World::new(7, calm(1 + deaf_discs_count, 4, 64), pools);
+        let mut first = true;
+        world.clients.retain(|client| client.disc > 0 || std::mem::take(&mut first));
+        world.clients[0].depth = 1;
+        world.clients.iter_mut().skip(1).for_each(|client| client.manner = Manner::Deaf);
+        answered(world, 1500)[0]
+    };
+    let (alone, in_company) = (answers(0), answers(3));
+    assert!(2 * in_company >= alone, "{in_company} answers beside deaf ones, {alone} alone");
 }
 
 fn panic_unless(outcome: Result<(), String>, seed: u64) {

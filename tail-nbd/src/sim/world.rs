@@ -157,6 +157,7 @@ impl World {
                 client.manner = match chance.below(8) {
                     0 if plan.villains => Manner::Rude,
                     1 if plan.villains => Manner::Silent,
+                    2 if plan.villains => Manner::Deaf,
                     _ => Manner::Honest,
                 };
                 clients.push(client);
@@ -365,7 +366,7 @@ impl World {
         };
         export.excuse(client, &mut self.network);
         let link = self.network.get(id);
-        let over = link.broken || (link.shut && (link.to_client.is_empty() || client.silent));
+        let over = link.broken || (link.shut && (link.to_client.is_empty() || client.silent || client.is_deaf()));
         if over || (!self.active && !link.is_accepted()) {
             if !link.excused && link.is_accepted() {
                 return Err("it was cut off for no reason".to_owned());
