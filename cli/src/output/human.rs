@@ -1,7 +1,7 @@
 //! For people: plain text, names to the left, no boxes.
 
-use super::{Page, one_line, printable};
-use comfy_table::{Table, presets};
+use super::{Page, printable, table::fitted};
+use comfy_table::presets;
 
 /// The page as text.
 pub fn render(page: &Page) -> String {
@@ -9,24 +9,24 @@ pub fn render(page: &Page) -> String {
         Page::Raw(text) => text.clone(),
         Page::Text(text) => format!("{}\n", printable(text)),
         Page::Facts(facts) => {
-            let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-            facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", one_line(value))).collect()
+            let rows: Vec<_> = facts.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect();
+            format!("{}\n", plain(&[], &rows))
         }
         Page::List { title, headers, rows, none } => {
             let heading = title.map(|title| format!("{title}:\n")).unwrap_or_default();
             if rows.is_empty() {
                 return format!("{heading}{none}\n");
             }
-            let mut table = super::table::fitted(headers, rows);
-            table.load_style(presets::NOTHING);
-            format!("{heading}{}\n", trimmed(&table))
+            format!("{heading}{}\n", plain(headers, rows))
         }
         Page::Several(pages) => pages.iter().map(render).collect::<Vec<_>>().join("\n"),
     }
 }
 
-/// Without the spaces that pad the last column, and the one before the first.
-fn trimmed(table: &Table) -> String {
+/// Without lines, the spaces that pad the last column, and the one before the first.
+fn plain(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = fitted(headers, rows);
+    table.load_style(presets::NOTHING);
     let text = table.to_string();
     let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
     lines.join("\n")

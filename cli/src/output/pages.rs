@@ -200,9 +200,13 @@ fn status_text(state: &str, status: Option<&Status>) -> String {
 }
 
 fn power(vm: &VirtualMachine) -> String {
-    let wanted = if vm.power_on { "on" } else { "off" };
-    let again = if vm.autoreboot_on { "started again when it stops" } else { "stays off when it stops" };
-    format!("{wanted}, {again}")
+    let text = match (vm.power_on, vm.autoreboot_on) {
+        (true, true) => "on, started again when it stops",
+        (true, false) => "on, stays off when it stops",
+        (false, true) => "off, started again when it stops",
+        (false, false) => "off",
+    };
+    text.to_owned()
 }
 
 fn disc_spec(disc: &Disc) -> String {

@@ -30,14 +30,16 @@ fn boxed(headers: &[&str], rows: &[Vec<String>]) -> Table {
     table
 }
 
-/// A table that wraps its cells rather than its lines.
+/// A table that wraps its cells rather than its lines. Without headers it begins with its rows.
 pub fn fitted(headers: &[&str], rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
     if let Some(columns) = std::env::var("COLUMNS").ok().and_then(|text| text.parse::<u16>().ok()) {
         table.set_width(columns.max(COLUMNS_MIN));
     }
-    table.set_header(headers);
+    if !headers.is_empty() {
+        table.set_header(headers);
+    }
     for row in rows {
         table.add_row(row.iter().map(|cell| one_line(cell)));
     }

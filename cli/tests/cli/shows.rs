@@ -1,7 +1,7 @@
 //! What is shown, in every format, at 80 columns.
 
 use crate::{
-    fixtures::{GROUP, VM, brain, disc, vm},
+    fixtures::{GROUP, VM, brain, disc, get_vm, vm, vm_in},
     program::Bigv,
 };
 use insta::assert_snapshot;
@@ -15,6 +15,22 @@ fn a_vm_in_every_format() {
     assert_snapshot!("vm_show_table", bigv.ok("vm show web1 --output-format table"));
     let json: Value = serde_json::from_str(&bigv.ok("vm show web1 --output-format json")).unwrap();
     assert_eq!(json, vm(), "R014: json is exactly the API's object, with what this build does not know");
+}
+
+#[test]
+fn what_a_vm_waits_for_fits_the_terminal() {
+    let brain = brain();
+    let reason =
+        "head1 is not connected since 2026-11-22 09:35:27 UTC; its VMs are not started elsewhere automatically";
+    let off = json!({"power_on": false, "autoreboot_on": false, "status": {"state": "waiting", "reason": reason}});
+    brain.on(&get_vm(), [vm_in("waiting", off)]);
+    let text = Bigv::new(&brain).ok("vm show web1");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(
+        text.contains("state     waiting: head1 is not connected since") && text.contains("\n          "),
+        "{text}"
+    );
+    assert!(text.contains("power     off\n"), "{text}");
 }
 
 #[test]
