@@ -223,6 +223,11 @@ impl<'a> Situation<'a> {
             _ if !self.work.wanted_on() && lost => {
                 end(format!("{away}: its discs are closed to that head, and it counts as off"), true)
             }
+            _ if !self.work.wanted_on() => {
+                let seconds = NODE_LOST_AFTER.as_secs();
+                let reason = format!("{away}; it counts as off when that has lasted {seconds} s");
+                (None, Status::because("waiting", reason))
+            }
             _ => (None, Status::because("waiting", format!("{away}; its VMs are not started elsewhere automatically"))),
         }
     }

@@ -311,7 +311,9 @@ fn r036_r175_lost_nodes_stop_nothing_and_are_named() {
     let given_up = plan(&work, &observed, &Memory::default());
     assert!(matches!(given_up.actions[..], [Action::Record(Change::RunEnded { stopped: true, .. })]), "{given_up:?}");
     observed.nodes.insert("head1".parse().unwrap(), Node::Away(now()));
-    assert!(plan(&work, &observed, &Memory::default()).actions.is_empty(), "it may be back in a moment");
+    let patient = plan(&work, &observed, &Memory::default());
+    assert!(patient.actions.is_empty(), "it may be back in a moment");
+    assert!(patient.status.reason.unwrap().contains("counts as off"), "its owner is told what it waits for");
 }
 
 #[test]
