@@ -160,7 +160,7 @@ images_dir = {images}
     );
     for grade in GRADES {
         text.push_str(&format!(
-            "\n[[pool]]\nname = {name}\ngrade = {grade}\npath = {path}\nnote = \"a directory of this machine\"\n",
+            "\n[[pool]]\nname = {name}\ngrade = {grade}\npath = {path}\nnote = \"of the lab\"\n",
             name = quoted(&format!("{grade}1")),
             grade = quoted(grade),
             path = quoted_path(&root.join("pools").join(grade)),

@@ -21,7 +21,7 @@
 //! * [`api`]: asking the brain whether it has its nodes.
 //! * [`profile`]: the `bigv` profile and the symbolic link that make the commands after `up` work.
 //! * [`enter`]: the two helpers that run inside a namespace.
-//! * [`harness`]: a lab for a test, gone when the test is.
+//! * [`harness`]: a lab for a test, gone when the test is. [`readme`]: the README's commands, which that test types.
 //!
 //! Invariants: nothing is made in the root namespace but the listening socket; everything in a
 //! namespace of the lab belongs to the lab, so `down` may end every process found there; `down`
@@ -41,4 +41,5 @@ pub mod network;
 pub mod plan;
 pub mod process;
 pub mod profile;
+pub mod readme;
 pub mod state;

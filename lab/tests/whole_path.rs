@@ -11,6 +11,7 @@ use lab::{
     harness::{self, Conversation, TestLab},
     plan::Node,
     process::{self, Record},
+    readme,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -104,7 +105,10 @@ fn run(lab: &TestLab, wanted: Option<&str>) -> (usize, usize, usize) {
 /// Every role with its own configuration (R019); the nodes call and are known at once (R053, R063).
 fn up(lab: &TestLab) -> Result<()> {
     let said = lab.up()?;
-    ensure!(said.contains("bigv") && said.contains("vm new web1"), "`up` does not say what to type next: {said}");
+    for command in readme::quick_start().into_iter().skip(1) {
+        let words = command[1..].join(" ");
+        ensure!(said.contains(&words), "`up` does not say as the README does to type {words:?} next: {said}");
+    }
     let said = lab.up()?;
     ensure!(said.contains("is up already"), "`up` twice: {said}");
     Ok(())
@@ -112,7 +116,7 @@ fn up(lab: &TestLab) -> Result<()> {
 
 /// From a row to a running guest on a head (R055, R045), its discs in pools of two grades (R011, R021).
 fn vm_new(lab: &TestLab) -> Result<()> {
-    let said = bigv(lab, &["vm", "new", "web1", "--vm-distribution", "tiny", "--vm-discs", "sata:1GB,ssd:2GB"])?;
+    let said = bigv(lab, &readme::quick_start()[1][1..])?;
     ensure!(said.contains("web1"), "it does not show the machine: {said}");
     let vm = vm(lab)?;
     ensure!(vm["power_on"] == true && vm["head"].is_string() && runs(&vm), "it does not run: {vm}");
@@ -343,7 +347,7 @@ struct Console {
 impl Console {
     /// As `bigv vm console` gives it.
     fn log_in(lab: &TestLab) -> Result<Self> {
-        Self::log_in_with(|| lab.bigv(&["vm", "console", "web1"]))
+        Self::log_in_with(|| lab.bigv(&readme::quick_start()[2][1..]))
     }
 
     /// With ssh alone, as `bigv` would call it: for when there is no brain to ask for the address.
