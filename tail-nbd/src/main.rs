@@ -13,7 +13,7 @@ use std::{
 use tail_nbd::{
     cleanup,
     config::Config,
-    control::{status, table},
+    control::{rates, status, table},
     disc::mode::IoMode,
     limits::{BLOCKING_THREADS_MAX, SHARDS_MAX},
     nbd::offer::Tls,
@@ -103,6 +103,12 @@ enum Command {
         /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
+        /// Look every so many seconds, and print what each disc did each second in between
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        interval: Option<u32>,
+        /// Print so often, and end
+        #[arg(long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u32).range(1..))]
+        count: Option<u32>,
     },
     /// Have the running server open a disc again, and forget that a flush of it failed
     Reload {
@@ -156,6 +162,7 @@ Examples:
   nbdinfo -- [ tail-nbd serve disc.img ]
   tail-nbd status --config /etc/bigv/tail.toml
   tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'
+  tail-nbd status --config /etc/bigv/tail.toml --interval 5
   tail-nbd reload --config /etc/bigv/tail.toml 7
   tail-nbd upgrade --config /etc/bigv/tail.toml
   tail-nbd upgrade --config /etc/bigv/tail.toml --program /opt/tail-nbd-next
@@ -179,7 +186,7 @@ fn main() -> ExitCode {
             metrics_listen: metrics,
             mask: features,
         }),
-        Command::Status { config, json } => show_status(&config, json),
+        Command::Status { config, json, interval, count } => show_status(&config, json, interval, count),
         Command::Reload { config, disc } => reload(&config, DiscNumber(disc)),
         Command::RemoveAddresses { config } => remove_addresses(&config),
     };
@@ -277,13 +284,28 @@ fn until_stopped(work: impl AsyncFnOnce(watch::Receiver<bool>) -> Result<()>) ->
     })
 }
 
-fn show_status(path: &Path, json: bool) -> Result<()> {
+fn show_status(path: &std::path::Path, json: bool, interval: Option<u32>, count: Option<u32>) -> Result<()> {
     let config = Config::load(path)?;
     let socket = &config.control_listen;
-    let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
-    let status = status::ask(socket).with_context(asking)?;
-    let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { table::render(&status) };
-    std::io::stdout().write_all(text.as_bytes())?;
+    let ask = || {
+        let asking = || format!("no tail-nbd answers at {}: is it running with this configuration?", socket.display());
+        anyhow::Ok((status::ask(socket).with_context(asking)?, std::time::Instant::now()))
+    };
+    let print = |status: &status::Status| {
+        let text = if json { serde_json::to_string_pretty(status)? + "\n" } else { table::render(status) };
+        anyhow::Ok(std::io::stdout().write_all(text.as_bytes())?)
+    };
+    let (mut before, mut asked) = ask()?;
+    let Some(seconds) = interval else { return print(&before) };
+    let mut left = count.unwrap_or(u32::MAX);
+    while left > 0 {
+        std::thread::sleep(std::time::Duration::from_secs(seconds.into()));
+        let (mut after, now) = ask()?;
+        rates::tell(&before, &mut after, now - asked);
+        print(&after)?;
+        (before, asked) = (after, now);
+        left -= u32::from(count.is_some());
+    }
     Ok(())
 }
 
@@ -310,6 +332,15 @@ fn remove_addresses(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_counted_only_when_it_is_repeated() {
+        let parse = |options: &str| {
+            Arguments::try_parse_from(format!("tail-nbd status --config tail.toml {options}").split_whitespace())
+        };
+        assert!(parse("").is_ok() && parse("--json --interval 5 --count 2").is_ok());
+        assert!(parse("--count 2").is_err() && parse("--interval 0").is_err());
+    }
 
     #[test]
     fn rule11_the_service_runs_commands_that_there_are() {

@@ -20,7 +20,8 @@
 //!
 //! * [`session`]: the task. [`lanes`], [`reported`], [`command`], [`epoch`], [`facts`]: its parts.
 //! * [`fuzz`]: what must hold whatever the brain orders.
-//! * [`status`]: what `tail-nbd status` is told. [`table`]: how it shows it to people.
+//! * [`status`]: what `tail-nbd status` is told. [`rates`]: what happened between two looks. [`table`]: how it shows it
+//!   to people.
 //!
 //! Deliberately absent: any decision about who may use a disc.
 
@@ -29,6 +30,7 @@ pub mod epoch;
 pub mod facts;
 pub mod fuzz;
 pub mod lanes;
+pub mod rates;
 pub mod reported;
 pub mod session;
 pub mod status;

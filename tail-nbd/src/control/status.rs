@@ -1,7 +1,7 @@
 //! What `tail-nbd status` and `tail-nbd reload` ask: a unix socket that takes one line of JSON from each
 //! connection and answers with another. An empty line, or none, asks for the status.
 
-use super::{facts::Facts, session::Connection};
+use super::{facts::Facts, rates::Rates, session::Connection};
 use crate::{
     describe::describe,
     metrics::{Histogram, text::Snapshot},
@@ -118,6 +118,9 @@ pub struct Disc {
     pub requests_in_flight_count: u64,
     /// What it has done since it was opened.
     pub counters: Counters,
+    /// What it did each second between two looks, for who has looked twice. The tail itself tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
 }
 
 /// Totals of a disc since it was opened.
@@ -225,6 +228,7 @@ impl Source {
                 clients: served.map(attached).unwrap_or_default(),
                 requests_in_flight_count: served.map_or(0, in_flight),
                 counters: served.map(Counters::of).unwrap_or_default(),
+                rates: None,
             }
         });
         let discs = discs.collect();

@@ -1,7 +1,9 @@
 //! A status as text for people.
 
+use super::rates::Rates;
 use super::status::{Disc, Latency, Status};
 use comfy_table::{ContentArrangement, Table, presets};
+use spine::id::DiscNumber;
 use spine::resource::disc::{DiscReport, DiscState};
 use std::fmt::Write as _;
 
@@ -19,37 +21,26 @@ pub fn render(status: &Status) -> String {
         row
     });
     table(&mut text, &["POOL", "GRADE", "DISCS", "SIZE", "FREE", "ALLOCATED", "PROMISED", "NOTE"], pools);
-    let discs = status.discs.iter().map(|disc| {
+    table(
+        &mut text,
+        &["DISC", "POOL", "SIZE", "ALLOCATED", "STATE", "GEN", "CLIENTS", "NOW"],
+        status.discs.iter().map(disc),
+    );
+    let users = status.discs.iter().map(|disc| {
         let report = &disc.report;
-        vec![
-            disc.number.to_string(),
-            report.storage_pool.to_string(),
-            bytes(report.size),
-            bytes(report.allocated),
-            state(report),
-            report.generation.to_string(),
-            access(report),
-            clients(&disc.clients),
-            report.reason.clone().unwrap_or_default(),
-        ]
+        vec![disc.number.to_string(), access(report), clients(&disc.clients), report.reason.clone().unwrap_or_default()]
     });
-    let head = ["DISC", "POOL", "SIZE", "ALLOCATED", "STATE", "GEN", "ACCESS", "CLIENTS", "REASON"];
-    table(&mut text, &head, discs);
-    let head = [
-        "DISC",
-        "READS",
-        "BYTES",
-        "µs p50/p99",
-        "WRITES",
-        "BYTES",
-        "µs p50/p99",
-        "FLUSHES",
-        "µs p50/p99",
-        "ZEROES",
-        "NOW",
-        "ERRORS",
-    ];
-    table(&mut text, &head, status.discs.iter().map(activity));
+    table(&mut text, &["DISC", "ACCESS", "CONNECTED", "REASON"], users);
+    let head = ["DISC", "READS", "BYTES", "µs p50/p99", "WRITES", "BYTES", "µs p50/p99"];
+    table(&mut text, &head, status.discs.iter().map(transfers));
+    let head = ["DISC", "FLUSHES", "µs p50/p99", "ZEROES", "µs p50/p99", "REFUSED", "ERRORS"];
+    table(&mut text, &head, status.discs.iter().map(others));
+    let rated = status.discs.iter().filter_map(|disc| Some(rates(disc.number, disc.rates.as_ref()?)));
+    let mut rated = rated.peekable();
+    if rated.peek().is_some() {
+        let head = ["DISC", "READS/s", "BYTES/s", "WRITES/s", "BYTES/s", "FLUSHES/s", "ZEROES/s", "ERRORS/s"];
+        table(&mut text, &head, rated);
+    }
     let shards = status.shards.iter().enumerate().map(|(index, shard)| {
         let counts = [
             shard.discs_count as u64,
@@ -82,14 +73,22 @@ fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String
     }
 }
 
-fn activity(disc: &Disc) -> Vec<String> {
+fn disc(disc: &Disc) -> Vec<String> {
+    let report = &disc.report;
+    vec![
+        disc.number.to_string(),
+        report.storage_pool.to_string(),
+        bytes(report.size),
+        bytes(report.allocated),
+        state(report),
+        report.generation.to_string(),
+        disc.clients.len().to_string(),
+        disc.requests_in_flight_count.to_string(),
+    ]
+}
+
+fn transfers(disc: &Disc) -> Vec<String> {
     let counters = &disc.counters;
-    let latency = |latency: Latency| match (latency.p50, latency.p99) {
-        (None, _) => "-".to_owned(),
-        (Some(p50), None) => format!("{p50}/>1000000"),
-        (Some(p50), Some(p99)) => format!("{p50}/{p99}"),
-    };
-    let errors: Vec<_> = counters.errors.iter().map(|(kind, count)| format!("{kind}×{count}")).collect();
     vec![
         disc.number.to_string(),
         counters.reads_count.to_string(),
@@ -98,12 +97,44 @@ fn activity(disc: &Disc) -> Vec<String> {
         counters.writes_count.to_string(),
         bytes(counters.written_bytes),
         latency(counters.write_latency_us),
+    ]
+}
+
+fn others(disc: &Disc) -> Vec<String> {
+    let counters = &disc.counters;
+    let errors: Vec<_> = counters.errors.iter().map(|(kind, count)| format!("{kind}×{count}")).collect();
+    vec![
+        disc.number.to_string(),
         counters.flushes_count.to_string(),
         latency(counters.flush_latency_us),
         counters.zeroes_count.to_string(),
-        disc.requests_in_flight_count.to_string(),
+        latency(counters.zero_latency_us),
+        counters.refused_count.to_string(),
         errors.join(","),
     ]
+}
+
+fn rates(number: DiscNumber, rates: &Rates) -> Vec<String> {
+    // What is less than one in ten seconds is still not nothing.
+    let rate = |rate: f64| if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") };
+    vec![
+        number.to_string(),
+        rate(rates.reads),
+        bytes(rates.read_bytes as u64),
+        rate(rates.writes),
+        bytes(rates.written_bytes as u64),
+        rate(rates.flushes),
+        rate(rates.zeroes),
+        rate(rates.errors),
+    ]
+}
+
+fn latency(latency: Latency) -> String {
+    match (latency.p50, latency.p99) {
+        (None, _) => "-".to_owned(),
+        (Some(p50), None) => format!("{p50}/>1000000"),
+        (Some(p50), Some(p99)) => format!("{p50}/{p99}"),
+    }
 }
 
 fn state(report: &DiscReport) -> String {
@@ -199,6 +230,7 @@ mod tests {
                     errors: [("ENOSPC".to_owned(), 2)].into(),
                     ..Counters::default()
                 },
+                rates: Some(Rates { reads: 1500.4, read_bytes: 6.3e6, writes: 0.25, ..Rates::default() }),
             }],
             shards: vec![Shard {
                 discs_count: 1,
@@ -211,7 +243,10 @@ mod tests {
             }],
             limits: [("open_files_max".to_owned(), 1024)].into(),
         };
-        insta::assert_snapshot!(render(&status));
+        let text = render(&status);
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "a terminal has 80 columns: {longest:?}\n{text}");
+        insta::assert_snapshot!(text);
     }
 
     #[test]
