@@ -303,32 +303,8 @@ impl NetworkConfig {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"
-name = "brain1"
-cluster_domain = "lab.bigv.example"
-spine_listen = ["[fd00:b16:0:1::1]:7770"]
-http_listen = ["127.0.0.1:8600"]
-state_dir = "/var/lib/bigv-brain"
-storage_prefix = "fd00:b16:0:d::/64"
-management_network = "10.16.3.0/24"
-management_range = ["10.16.3.100", "10.16.3.199"]
-
-[[network]]
-vlan = 1
-ipv4 = "10.16.4.0/24"
-ipv4_router = "10.16.4.1"
-ipv4_range = ["10.16.4.100", "10.16.4.199"]
-ipv6 = "fd00:b16:0:4::/64"
-ipv6_router = "fd00:b16:0:4::1"
-
-[[grade]]
-name = "sata"
-description = "large"
-
-[[image]]
-name = "tiny"
-size_min_mib = 64
-"#;
+    /// The configuration that operators start from.
+    const EXAMPLE: &str = include_str!("../example.toml");
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("brain.toml")).map_err(|error| error.to_string())
@@ -336,7 +312,7 @@ size_min_mib = 64
 
     #[test]
     fn a_whole_file_is_read_and_the_rest_has_defaults() {
-        let config = parse(GOOD).unwrap();
+        let config = parse(EXAMPLE).unwrap();
         assert_eq!(config.purge_after_days, 45, "R051");
         assert_eq!(config.placement.vms, FillPolicy::FillFullest, "R160");
         assert_eq!(config.placement.discs, FillPolicy::FillEmptiest, "R164");
@@ -346,9 +322,19 @@ size_min_mib = 64
     }
 
     #[test]
+    fn what_the_example_shows_as_defaults_are_the_defaults() {
+        let is_setting =
+            |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
+        let shown = |line: &'static str| line.strip_prefix("# ").filter(is_setting).unwrap_or(line);
+        let lines = EXAMPLE.lines().filter(|line| !line.starts_with("# database")).map(shown).collect::<Vec<_>>();
+        assert!(lines.contains(&"window_s = 60") && lines.contains(&"[placement]"));
+        assert_eq!(format!("{:?}", parse(&lines.join("\n")).unwrap()), format!("{:?}", parse(EXAMPLE).unwrap()));
+    }
+
+    #[test]
     fn errors_name_file_line_and_field() {
-        let error = parse(&GOOD.replace("state_dir", "stat_dir")).unwrap_err();
-        assert!(error.contains("brain.toml") && error.contains("line 6") && error.contains("stat_dir"), "{error}");
+        let error = parse(&EXAMPLE.replace("state_dir", "stat_dir")).unwrap_err();
+        assert!(error.contains("brain.toml") && error.contains("line 19") && error.contains("stat_dir"), "{error}");
         for (from, to, names) in [
             ("10.16.3.199", "10.16.9.199", "management_range"),
             ("10.16.4.100", "10.16.4.250", "ipv4_range"),
@@ -357,10 +343,10 @@ size_min_mib = 64
             ("lab.bigv.example", "Lab..example", "cluster_domain"),
             ("[\"[fd00:b16:0:1::1]:7770\"]", "[]", "spine_listen"),
         ] {
-            let error = parse(&GOOD.replace(from, to)).unwrap_err();
+            let error = parse(&EXAMPLE.replace(from, to)).unwrap_err();
             assert!(error.contains(names), "{error}");
         }
-        let twice = format!("{GOOD}\n[[grade]]\nname = \"sata\"\n");
+        let twice = format!("{EXAMPLE}\n[[grade]]\nname = \"sata\"\n");
         assert!(parse(&twice).unwrap_err().contains("grade sata is twice"));
     }
 }

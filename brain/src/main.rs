@@ -24,7 +24,7 @@ const EXAMPLES: &str = "Examples:
   bigv-brain migrate --config /etc/bigv/brain.toml
   bigv-brain run --config /etc/bigv/brain.toml
   bigv-brain run --config brain.toml --embedded /var/lib/bigv-brain/postgresql
-  bigv-brain user add alice --account acme --authorized-keys ~/.ssh/id_ed25519.pub --password-stdin < password
+  bigv-brain user add alice --account acme --password-stdin < password
   bigv-brain take-over --config /etc/bigv/brain.toml
 
 RUST_LOG chooses what is logged: RUST_LOG=debug, or RUST_LOG=brain::reconcile=debug.";

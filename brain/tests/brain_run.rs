@@ -57,22 +57,12 @@ impl Lab {
         let (spine, http) = (own_address(), own_address());
         let config = dir.path().join("brain.toml");
         let state_dir = dir.path().join("state");
-        let text = format!(
-            r#"
-name = "brain1"
-cluster_domain = "lab.bigv.example"
-spine_listen = ["{spine}"]
-http_listen = ["{http}"]
-state_dir = {state_dir:?}
-storage_prefix = "fd00:b16:0:d::/64"
-management_network = "10.16.3.0/24"
-management_range = ["10.16.3.100", "10.16.3.199"]
-[[grade]]
-name = "sata"
-[[image]]
-name = "tiny"
-"#
-        );
+        let text = common::api::CONFIG
+            .replace(
+                "spine_listen = [\"[::1]:0\"]",
+                &format!("spine_listen = [\"{spine}\"]\nhttp_listen = [\"{http}\"]"),
+            )
+            .replace("\"/nonexistent\"", &format!("{state_dir:?}"));
         std::fs::write(&config, text).unwrap();
         let embedded = match brain::embedded::Embedded::start(&dir.path().join("pg")).await {
             Err(brain::embedded::EmbeddedError::NotInstalled) => {
