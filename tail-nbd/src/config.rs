@@ -7,7 +7,7 @@ use crate::limits::SHARDS_MAX;
 use crate::memory::Memory;
 use crate::nbd::offer::Tls;
 use crate::ring::probe::Mask;
-use crate::tls::{Files, FrontConfig};
+use crate::tls::{Credentials, Files, FrontConfig};
 use serde::Deserialize;
 use spine::{
     address::StoragePrefix,
@@ -165,10 +165,11 @@ struct RawMemory {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTls {
-    mode: Tls,
-    certificate: Spanned<PathBuf>,
-    key: Spanned<PathBuf>,
+    mode: Spanned<Tls>,
+    certificate: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<PathBuf>>,
     client_ca: Option<Spanned<PathBuf>>,
+    psk_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -324,17 +325,33 @@ impl Source<'_> {
     }
 
     fn check_tls(&self, raw: RawTls) -> Result<Option<FrontConfig>, ConfigError> {
-        self.check_absolute(&raw.certificate, "tls.certificate")?;
-        self.check_absolute(&raw.key, "tls.key")?;
-        if let Some(client_ca) = &raw.client_ca {
-            self.check_absolute(client_ca, "tls.client_ca")?;
+        let RawTls { mode, certificate, key, client_ca, psk_file } = raw;
+        let fields = [
+            ("tls.certificate", &certificate),
+            ("tls.key", &key),
+            ("tls.client_ca", &client_ca),
+            ("tls.psk_file", &psk_file),
+        ];
+        for (field, path) in fields {
+            path.as_ref().map_or(Ok(()), |path| self.check_absolute(path, field))?;
         }
-        let files = Files {
-            certificate: raw.certificate.into_inner(),
-            key: raw.key.into_inner(),
-            authorities: raw.client_ca.map(Spanned::into_inner),
+        let credentials = match (certificate, key, client_ca, psk_file) {
+            (Some(certificate), Some(key), authorities, None) => Credentials::Certificates(Files {
+                certificate: certificate.into_inner(),
+                key: key.into_inner(),
+                authorities: authorities.map(Spanned::into_inner),
+            }),
+            (None, None, None, Some(keys)) => Credentials::Keys(keys.into_inner()),
+            _ => {
+                return Err(self.refuse(
+                    &mode,
+                    "tls",
+                    "it needs either certificate and key, or psk_file and nothing else",
+                ));
+            }
         };
-        Ok((raw.mode != Tls::Off).then_some(FrontConfig { offered: raw.mode, files }))
+        let offered = mode.into_inner();
+        Ok((offered != Tls::Off).then_some(FrontConfig { offered, credentials }))
     }
 
     fn check_pools(&self, pools: &[RawPool]) -> Result<(), ConfigError> {
@@ -433,8 +450,11 @@ note = "RAID10"
         assert_eq!(parse("[tls]\nmode = \"off\"\ncertificate = \"/c\"\nkey = \"/k\"\n"), None);
         let tls =
             parse("[tls]\nmode = \"required\"\ncertificate = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\n").unwrap();
-        assert_eq!(tls.offered, Tls::Required);
-        assert_eq!(tls.files.authorities.as_deref(), Some(Path::new("/a")));
+        let (certificate, key, authorities) = ("/c".into(), "/k".into(), Some("/a".into()));
+        let credentials = Credentials::Certificates(Files { certificate, key, authorities });
+        assert_eq!(tls, FrontConfig { offered: Tls::Required, credentials });
+        let tls = parse("[tls]\nmode = \"offered\"\npsk_file = \"/p\"\n").unwrap();
+        assert_eq!(tls, FrontConfig { offered: Tls::Offered, credentials: Credentials::Keys("/p".into()) });
     }
 
     #[test]
@@ -479,7 +499,11 @@ note = "RAID10"
                 "[tls]\nmode = \"on\"",
                 &["/etc/tail.toml:15:", "unknown variant `on`", "`required`"],
             ),
-            ("note = \"RAID10\"", "[tls]\nmode = \"off\"", &["/etc/tail.toml:14:", "missing field `certificate`"]),
+            (
+                "note = \"RAID10\"",
+                "[tls]\nmode = \"off\"",
+                &["/etc/tail.toml:15: tls: it needs either certificate and key"],
+            ),
             (
                 "note = \"RAID10\"",
                 "[tls]\nmode = \"offered\"\ncertificate = \"/c\"\nkey = \"k\"",

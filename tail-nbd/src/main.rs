@@ -20,7 +20,7 @@ use tail_nbd::{
     ring::probe::Mask,
     serve::{self, Listen, ServeConfig, Source},
     server,
-    tls::{Files, FrontConfig},
+    tls::{Credentials, Files, FrontConfig},
     upgrade::{
         giver::{Order, Report},
         taker::Taker,
@@ -130,26 +130,32 @@ enum Command {
 #[derive(Debug, Args)]
 struct TlsArguments {
     /// Offer TLS with server-cert.pem and server-key.pem of this folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "tls_credentials")]
     tls_certificates: Option<PathBuf>,
     /// Turn away clients without a certificate of the folder's ca-cert.pem
     #[arg(long, requires = "tls_certificates")]
     tls_verify_peer: bool,
-    /// Whether clients must use TLS [default: required with certificates, off without]
-    #[arg(long, value_name = "MODE", requires_ifs = [("offered", "tls_certificates"), ("required", "tls_certificates")])]
+    /// Offer TLS to those who share a key of this file with us, which has NAME:HEX in each line
+    #[arg(long, value_name = "FILE", group = "tls_credentials")]
+    tls_psk: Option<PathBuf>,
+    /// Whether clients must use TLS [default: required with certificates or keys, off without]
+    #[arg(long, value_name = "MODE", requires_ifs = [("offered", "tls_credentials"), ("required", "tls_credentials")])]
     tls: Option<Tls>,
 }
 
 impl TlsArguments {
     fn into_config(self) -> Option<FrontConfig> {
         let offered = self.tls.unwrap_or(Tls::Required);
-        let folder = self.tls_certificates.filter(|_| offered != Tls::Off)?;
-        let files = Files {
-            certificate: folder.join("server-cert.pem"),
-            key: folder.join("server-key.pem"),
-            authorities: self.tls_verify_peer.then(|| folder.join("ca-cert.pem")),
+        let credentials = match (self.tls_certificates, self.tls_psk) {
+            (Some(folder), _) => Credentials::Certificates(Files {
+                certificate: folder.join("server-cert.pem"),
+                key: folder.join("server-key.pem"),
+                authorities: self.tls_verify_peer.then(|| folder.join("ca-cert.pem")),
+            }),
+            (None, Some(keys)) => Credentials::Keys(keys),
+            (None, None) => return None,
         };
-        Some(FrontConfig { offered, files })
+        (offered != Tls::Off).then_some(FrontConfig { offered, credentials })
     }
 }
 
@@ -158,6 +164,7 @@ Examples:
   tail-nbd run --config /etc/bigv/tail.toml
   tail-nbd serve --listen [::1]:10809 disc.img
   tail-nbd serve --tls-certificates /etc/pki/nbd --tls-verify-peer disc.img
+  tail-nbd serve --tls-psk /etc/nbd/keys.psk disc.img
   tail-nbd serve --listen unix:/run/discs.sock --shards 4 /srv/discs
   nbdinfo -- [ tail-nbd serve disc.img ]
   tail-nbd status --config /etc/bigv/tail.toml

@@ -8,17 +8,17 @@ use common::{LOOPBACK, MIB, PATIENCE, Served, Tail, has, pattern, run};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 use tail_nbd::nbd::client::{Client, Reply};
 use tail_nbd::nbd::offer::Tls;
 use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{command_type, option_reply, option_type};
 use tail_nbd::shard::{Access, Patience};
-use tail_nbd::tls::{Files, Front, FrontConfig, Identity};
+use tail_nbd::tls::{Credentials, Files, Front, FrontConfig, Identity};
 
 /// A folder with the certificates that the README tells how to make; none without `openssl`.
 fn certificates() -> Option<tempfile::TempDir> {
@@ -40,7 +40,8 @@ fn files(folder: &Path, who: &str, authorities: bool) -> Files {
 
 /// A front that offers TLS with the server's certificate of a folder.
 fn front(folder: &Path, offered: Tls, verify_clients: bool) -> Front {
-    Front::start(FrontConfig { offered, files: files(folder, "server", verify_clients) }).unwrap()
+    let credentials = Credentials::Certificates(files(folder, "server", verify_clients));
+    Front::start(FrontConfig { offered, credentials }).unwrap()
 }
 
 /// A tail with one disc of 24 MiB, and its front.
@@ -386,8 +387,205 @@ fn a_new_certificate_counts_from_the_next_handshake_on() {
     front.reload().unwrap();
     Asking::start(&disc).unwrap().handshake(new.path(), "client").go();
     fs::write(folder.path().join("server-key.pem"), "no key").unwrap();
-    assert!(front.reload().unwrap_err().to_string().contains("server-key.pem"));
+    let error = front.reload().unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("server-key.pem"), "{error}");
     Asking::start(&disc).unwrap().handshake(new.path(), "client").go();
     old.request(command_type::FLUSH, 0, 0, &[]);
     assert_eq!(old.replies(1).unwrap()[0].error(), 0, "what is connected stays");
+}
+
+/// A file of keys for two names, in a folder as qemu expects it: one as the README tells, and one that is known.
+fn keys() -> Option<tempfile::TempDir> {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    if !has("openssl") {
+        return None;
+    }
+    certificates::run("# A key", folder.path());
+    let mut file = fs::OpenOptions::new().append(true).open(folder.path().join("keys.psk")).unwrap();
+    writeln!(file, "head2:{HEAD2_KEY}").unwrap();
+    Some(folder)
+}
+
+const HEAD2_KEY: &str = "c3c3c3c3c3c3c3c3c3c3c3c3c3c3c3c3";
+
+/// The address of a disc as libnbd takes it, with a name and a file of keys.
+fn psk_uri(disc: &Served, name: &str, file: &Path) -> String {
+    format!("nbds://{name}@localhost:{}/?tls-psk-file={}", disc.address.port(), file.display())
+}
+
+fn psk_tail(folder: &Path) -> (Tail, Front, Served) {
+    let credentials = Credentials::Keys(folder.join("keys.psk"));
+    let front = Front::start(FrontConfig { offered: Tls::Required, credentials }).unwrap();
+    let tail = Tail::start_secured(1, Patience::default(), Some(front.clone()));
+    let disc = tail.serve(1, 24 * MIB);
+    (tail, front, disc)
+}
+
+#[test]
+fn libnbd_and_qemu_come_in_with_a_shared_key() {
+    let tools = || has("nbdcopy") && has("nbdinfo") && has("qemu-io");
+    let Some(folder) = keys().filter(|_| tools()) else { return };
+    let (tail, front, disc) = psk_tail(folder.path());
+    let uri = psk_uri(&disc, "head1", &folder.path().join("keys.psk"));
+    let info: serde_json::Value = serde_json::from_str(&run("nbdinfo", &["--json", &uri])).unwrap();
+    assert_eq!(info["TLS"], true, "{info}");
+    let (source, target) = (tail.path(90), tail.path(91));
+    fs::write(&source, pattern(1, 24 << 20)).unwrap();
+    run("nbdcopy", &["--flush", source.to_str().unwrap(), &uri]);
+    run("nbdcopy", &[&psk_uri(&disc, "head2", &folder.path().join("keys.psk")), target.to_str().unwrap()]);
+    assert!(fs::read(&target).unwrap() == pattern(1, 24 << 20));
+    let credentials = format!("tls-creds-psk,id=tls0,endpoint=client,username=head2,dir={}", folder.path().display());
+    let port = disc.address.port();
+    let options = format!("driver=nbd,server.type=inet,server.host=localhost,server.port={port},tls-creds=tls0");
+    let commands = ["-c", "write -P 7 1M 2M", "-c", "read -P 7 1M 2M", "-c", "flush"];
+    let said = run("qemu-io", &[&["--object", &credentials, "--image-opts", &options], &commands[..]].concat());
+    assert!(!said.contains("failed"), "{said}");
+    tail.wait_for(disc.number, "they are gone", |status| status.clients.is_empty());
+    wait_for("so are their connections", || front.status().connections_count == 0);
+    assert_eq!(front.status().failures_count, 0);
+}
+
+#[test]
+fn wrong_keys_and_names_and_certificates_are_no_shared_key() {
+    let Some(folder) = keys().filter(|_| has("nbdinfo")) else { return };
+    let (tail, front, disc) = psk_tail(folder.path());
+    let other = folder.path().join("other.psk");
+    fs::write(&other, format!("head1:{}\nhead3:{}\n", "77".repeat(32), HEAD2_KEY)).unwrap();
+    fails("nbdinfo", &[&psk_uri(&disc, "head1", &other)]);
+    fails("nbdinfo", &[&psk_uri(&disc, "head3", &other)]);
+    fails("nbdinfo", &[&disc.uri()]);
+    if let Some(certificates) = certificates() {
+        fails("nbdinfo", &[&uri(&disc, certificates.path())]);
+    }
+    let mut noise = Asking::start(&disc).unwrap();
+    let _ = noise.socket.write_all(&pattern(1, 4096));
+    assert!(is_closed(&mut noise.socket));
+    assert_eq!(front.status().handshakes_count, 0, "{:?}", front.status());
+    tail.wait_for(disc.number, "they are gone", |status| status.clients.is_empty());
+    // A key that is taken away counts from the next handshake on.
+    let file = folder.path().join("keys.psk");
+    run("nbdinfo", &[&psk_uri(&disc, "head1", &file)]);
+    let kept = folder.path().join("kept.psk");
+    fs::copy(&file, &kept).unwrap();
+    fs::write(&file, format!("head2:{HEAD2_KEY}\n")).unwrap();
+    front.reload().unwrap();
+    fails("nbdinfo", &[&psk_uri(&disc, "head1", &kept)]);
+}
+
+/// The stand-alone server, killed at the end.
+struct Program {
+    process: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Program {
+    const PATH: &str = env!("CARGO_BIN_EXE_tail-nbd");
+
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(Self::PATH);
+        let mut process = command.arg("serve").args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        Self { process, log }
+    }
+
+    /// The word that follows `what` in the log.
+    fn wait_for_log(&mut self, what: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(what) {
+            line.clear();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "it ended: {:?}", self.process.wait());
+        }
+        line.split_once(what).unwrap().1.split_ascii_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), signal).unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn files_are_served_through_tls_and_certificates_read_again() {
+    let (Some(folder), Some(new)) = (certificates(), certificates()) else { return };
+    if !has("nbdinfo") || !has("nbdcopy") {
+        return;
+    }
+    let discs = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::write(discs.path().join("a"), pattern(1, 3 << 20)).unwrap();
+    fs::write(discs.path().join("b"), pattern(2, 1 << 20)).unwrap();
+    let (tls, path) = (folder.path().to_str().unwrap(), discs.path().to_str().unwrap());
+    let mut program =
+        Program::start(&["--listen", "127.0.0.1:0", "--tls-certificates", tls, "--tls-verify-peer", path]);
+    let place = program.wait_for_log(" listening at=");
+    let port = place.rsplit(':').next().unwrap();
+    let uri = |name: &str, tls: &str| format!("nbds://localhost:{port}/{name}?tls-certificates={tls}");
+    fails("nbdinfo", &[&format!("nbd://localhost:{port}/a")]);
+    let list = run("nbdinfo", &["--list", &uri("", tls)]);
+    assert!(list.contains("export=\"a\"") && list.contains("export=\"b\""), "{list}");
+    let target = discs.path().join("copy");
+    run("nbdcopy", &[&uri("a", tls), target.to_str().unwrap()]);
+    assert!(fs::read(&target).unwrap() == pattern(1, 3 << 20));
+    for name in ["ca-cert.pem", "server-cert.pem", "server-key.pem"] {
+        fs::copy(new.path().join(name), folder.path().join(name)).unwrap();
+    }
+    program.signal(rustix::process::Signal::HUP);
+    program.wait_for_log("SIGHUP: the certificates were read again");
+    run("nbdinfo", &[&uri("b", new.path().to_str().unwrap())]);
+    program.signal(rustix::process::Signal::TERM);
+    assert!(program.process.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_wrong_with_the_files_is_said_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let disc = folder.path().join("disc");
+    fs::write(&disc, [0; 512]).unwrap();
+    let keys = folder.path().join("keys.psk");
+    fs::write(&keys, "head1:beef\n").unwrap();
+    let (disc, keys) = (disc.to_str().unwrap(), keys.to_str().unwrap());
+    let serve = |arguments: &[&str]| {
+        let output = Command::new(Program::PATH).arg("serve").args(arguments).arg(disc).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = serve(&["--tls-certificates", path]);
+    assert!(code == Some(1) && said.contains("server-cert.pem: No such file"), "{said}");
+    let (code, said) = serve(&["--tls-psk", keys]);
+    assert!(code == Some(1) && said.contains("keys.psk:1: a key has 32") && !said.contains("beef"), "{said}");
+    for wrong in [
+        &["--tls", "required"][..],
+        &["--tls-verify-peer"],
+        &["--tls", "on", "--tls-psk", keys],
+        &["--tls-psk", keys, "--tls-certificates", path],
+    ] {
+        assert_eq!(serve(wrong).0, Some(2), "{wrong:?}: {}", serve(wrong).1);
+    }
+}
+
+#[test]
+fn rule26_a_client_through_tls_is_not_carried_to_another_process_and_goes_on_in_this_one() {
+    let Some(folder) = certificates() else { return };
+    let (tail, _front, disc) = tail(folder.path(), Tls::Offered, false, Patience::default());
+    let mut clear = disc.connect();
+    let mut secured = Asking::start(&disc).unwrap().handshake(folder.path(), "client").go();
+    secured.request(command_type::WRITE, 4096, 5, b"hello");
+    assert_eq!(secured.replies(1).unwrap()[0].error(), 0);
+    let shards = tail.shards();
+    tail.runtime.block_on(shards.freeze_all()).unwrap();
+    let carried = tail.runtime.block_on(shards.carry_all()).unwrap();
+    assert_eq!(carried[0].clients.len(), 1, "only the one in the clear");
+    let carried_to = TcpStream::from(carried[0].clients[0].socket.try_clone().unwrap()).peer_addr().unwrap();
+    assert_eq!(carried_to, clear.socket.local_addr().unwrap());
+    drop(carried);
+    secured.request(command_type::READ, 4096, 5, &[]);
+    tail.runtime.block_on(shards.thaw_all());
+    assert!(matches!(&secured.replies(1).unwrap()[0], Reply::Simple { error: 0, data, .. } if data == b"hello"));
+    assert_eq!(clear.read(4096, 5), b"hello");
 }

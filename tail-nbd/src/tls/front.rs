@@ -1,15 +1,19 @@
 //! Where TLS ends for NBD clients: threads that decrypt and encrypt, beside those that serve discs.
 
 use super::identity::{Files, Identity, IdentityError};
+use super::psk::{self, Keys, PskError};
 use crate::limits::{
     DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, TLS_CONNECTIONS_MAX, TLS_COPY_BYTES, TLS_STALL_SECONDS_MAX,
 };
 use crate::nbd::offer::Tls;
+use openssl::ssl::SslContext;
 use rustix::net::{AddressFamily, getsockname};
 use rustls::ServerConfig;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as PlainStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,8 +31,17 @@ use tokio_rustls::TlsAcceptor;
 pub struct FrontConfig {
     /// It is not [`Tls::Off`].
     pub offered: Tls,
+    /// Where what we show and what we expect is read from.
+    pub credentials: Credentials,
+}
+
+/// What proves to clients who we are, and to us who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
     /// Our certificate, and whose certificates clients must have, if they must have one.
-    pub files: Files,
+    Certificates(Files),
+    /// A file of names, and of the keys that we share with those who have them.
+    Keys(PathBuf),
 }
 
 /// Why clients cannot be offered TLS.
@@ -37,6 +50,9 @@ pub enum FrontError {
     /// A file cannot be used.
     #[error("cannot offer TLS")]
     Identity(#[from] IdentityError),
+    /// The file of keys cannot be used.
+    #[error("cannot offer TLS")]
+    Keys(#[from] PskError),
     /// Threads were not to be had.
     #[error("cannot start the threads for TLS")]
     Threads(#[source] io::Error),
@@ -68,11 +84,34 @@ pub struct Front {
 #[derive(Debug)]
 struct Shared {
     config: FrontConfig,
-    tls: Mutex<Arc<ServerConfig>>,
+    acceptor: Mutex<Acceptor>,
     places: Arc<Semaphore>,
     handshakes_count: AtomicU64,
     failures_count: AtomicU64,
     refused_count: AtomicU64,
+}
+
+/// How handshakes are done.
+#[derive(Clone)]
+enum Acceptor {
+    Certificates(Arc<ServerConfig>),
+    Keys(SslContext),
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // There are keys in it.
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    fn load(credentials: &Credentials) -> Result<Self, FrontError> {
+        Ok(match credentials {
+            Credentials::Certificates(files) => Self::Certificates(Identity::load(files.clone())?.server_config()?),
+            Credentials::Keys(path) => Self::Keys(Keys::load(path)?.into_context()?),
+        })
+    }
 }
 
 impl Front {
@@ -81,12 +120,12 @@ impl Front {
     /// # Errors
     /// When a file cannot be used, with its name, or there are no threads to be had.
     pub fn start(config: FrontConfig) -> Result<Self, FrontError> {
-        let tls = Identity::load(config.files.clone())?.server_config()?;
+        let acceptor = Acceptor::load(&config.credentials)?;
         let (stop, stopped) = oneshot::channel();
         let runtime = start_threads(stopped).map_err(FrontError::Threads)?;
         let shared = Shared {
             config,
-            tls: Mutex::new(tls),
+            acceptor: Mutex::new(acceptor),
             places: Arc::new(Semaphore::new(TLS_CONNECTIONS_MAX)),
             handshakes_count: AtomicU64::new(0),
             failures_count: AtomicU64::new(0),
@@ -104,9 +143,9 @@ impl Front {
     ///
     /// # Errors
     /// When a file cannot be used: what was read before stays in use.
-    pub fn reload(&self) -> Result<(), IdentityError> {
-        let tls = Identity::load(self.shared.config.files.clone())?.server_config()?;
-        *self.shared.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tls;
+    pub fn reload(&self) -> Result<(), FrontError> {
+        let acceptor = Acceptor::load(&self.shared.config.credentials)?;
+        *self.shared.acceptor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = acceptor;
         Ok(())
     }
 
@@ -201,8 +240,19 @@ impl Shared {
     }
 
     async fn accept(&self, client: impl AsyncRead + AsyncWrite + Unpin, plain: UnixStream) -> io::Result<()> {
-        let tls = Arc::clone(&self.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        let handshake = timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), TlsAcceptor::from(tls).accept(client));
+        let acceptor = self.acceptor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        match acceptor {
+            Acceptor::Certificates(config) => self.open(TlsAcceptor::from(config).accept(client), plain).await,
+            Acceptor::Keys(context) => self.open(psk::accept(&context, client), plain).await,
+        }
+    }
+
+    async fn open<S: AsyncRead + AsyncWrite>(
+        &self,
+        handshake: impl Future<Output = io::Result<S>>,
+        plain: UnixStream,
+    ) -> io::Result<()> {
+        let handshake = timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), handshake);
         let accepted = tokio::select! {
             accepted = handshake => accepted.unwrap_or_else(|late| Err(late.into())),
             // Nothing is said to a client before it has asked, so this is the end.
@@ -256,3 +306,7 @@ async fn copy(
         timeout(patience, write).await??;
     }
 }
+
+#[cfg(test)]
+#[path = "front_tests.rs"]
+mod tests;

@@ -181,7 +181,7 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 }
 
 /// Reads what only we should be able to read.
-fn read_secret(path: &Path) -> Result<Vec<u8>, IdentityError> {
+pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let bytes = read(path)?;
     let mode = path.metadata().map_or(0, |metadata| metadata.mode());
     if mode & 0o077 != 0 {

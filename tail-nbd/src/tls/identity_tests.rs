@@ -1,10 +1,7 @@
 use super::*;
-use certificates::make;
+use crate::tls::certificates::make;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-
-#[path = "../../tests/common/certificates.rs"]
-mod certificates;
 
 fn files(folder: &Path) -> Files {
     Files {

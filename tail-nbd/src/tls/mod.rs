@@ -3,7 +3,7 @@
 //! ```text
 //!   client ══ TLS ══▶ Front (threads of its own) ── socket pair, plain text ──▶ shard
 //!             TCP       │ a task a connection
-//!                       └ Identity: certificate, key, authorities; read again on SIGHUP
+//!                       └ Identity (certificates; rustls) or Keys (shared keys; OpenSSL), read again on SIGHUP
 //! ```
 //!
 //! The data plane knows nothing of TLS. A client's connection begins in the clear, with whoever accepted it: a shard,
@@ -21,8 +21,12 @@
 //! Deliberately absent: encryption by the kernel (kTLS), which would keep the data plane's path without copies; resumed
 //! sessions; authorities' lists of withdrawn certificates (take the address off the disc's access instead).
 
+#[cfg(test)]
+#[path = "../../tests/common/certificates.rs"]
+mod certificates;
 pub mod front;
 pub mod identity;
+pub mod psk;
 
-pub use front::{Front, FrontConfig, FrontError, FrontStatus, reload_on_hangup};
+pub use front::{Credentials, Front, FrontConfig, FrontError, FrontStatus, reload_on_hangup};
 pub use identity::{Files, Identity, IdentityError};
