@@ -15,7 +15,7 @@ use crate::{
         monitor::{Monitor, MonitorError},
         process::{Launch, Mark, Qemu, last_line},
     },
-    limits::{COMMAND_DEADLINE, KILL_DEADLINE, SOCKET_PATH_BYTES_MAX},
+    limits::{KILL_DEADLINE, SOCKET_PATH_BYTES_MAX},
     network::{
         apply::{NetworkError, ensure},
         firewall::FirewallError,
@@ -211,7 +211,8 @@ async fn boot(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartErro
         }
     }
     open_console(host, job, parts).await;
-    monitor.execute("cont", json!({}), COMMAND_DEADLINE).await.map_err(failed)?;
+    // It takes hold of the discs, whose tails may be busy.
+    monitor.execute("cont", json!({}), DEVICES_DEADLINE).await.map_err(failed)?;
     Ok(())
 }
 
