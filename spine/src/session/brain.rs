@@ -2,7 +2,6 @@
 
 use super::{
     Session,
-    node::describe,
     outgoing::{Full, Outgoing},
 };
 use crate::{
@@ -161,7 +160,7 @@ impl BrainSession {
                     let answer = Answer::No(Refusal { error: "too-long".to_owned(), message });
                     self.events.push_back(NodeSaid::Answered { tag, answer });
                 }
-                Err(full @ Full::Queue) => self.give_up(full),
+                Err(full @ Full::Queue) => self.handle_disconnect(&full.to_string()),
             }
         }
     }
@@ -170,13 +169,8 @@ impl BrainSession {
         if self.state != State::Closed
             && let Err(full) = self.outgoing.push(message)
         {
-            self.give_up(full);
+            self.handle_disconnect(&full.to_string());
         }
-    }
-
-    fn give_up(&mut self, full: Full) {
-        self.outgoing.clear();
-        self.close(describe(full).to_owned());
     }
 
     fn close(&mut self, reason: String) {

@@ -142,15 +142,10 @@ impl NodeSession {
     }
 
     fn send(&mut self, message: &NodeMessage) {
-        if self.state == State::Closed {
-            return;
-        }
-        match self.outgoing.push(message) {
-            Ok(()) => {}
-            Err(full) => {
-                self.outgoing.clear();
-                self.close(describe(full).to_owned());
-            }
+        if self.state != State::Closed
+            && let Err(full) = self.outgoing.push(message)
+        {
+            self.handle_disconnect(&full.to_string());
         }
     }
 
@@ -224,12 +219,5 @@ impl Session for NodeSession {
 
     fn is_closed(&self) -> bool {
         self.state == State::Closed
-    }
-}
-
-pub(super) fn describe(full: Full) -> &'static str {
-    match full {
-        Full::Queue => "the peer does not read what it is sent",
-        Full::Line => "a message is longer than the protocol allows",
     }
 }

@@ -3,6 +3,7 @@
 use crate::limits::{LINE_BYTES_MAX, OUTGOING_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 use std::{collections::VecDeque, fmt::Display};
+use thiserror::Error;
 
 /// A chunk given to the transport holds whole lines, up to about this many bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -14,11 +15,13 @@ pub(super) struct Outgoing {
 }
 
 /// Why a line was not queued.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum Full {
     /// The peer does not read.
+    #[error("the peer does not read what it is sent")]
     Queue,
     /// The line itself is over the protocol's bound.
+    #[error("a message is longer than the protocol allows")]
     Line,
 }
 
