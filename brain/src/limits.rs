@@ -31,8 +31,9 @@ pub const SWEEP_VMS_MAX: usize = 500;
 /// discs takes five rounds.
 pub const ROUNDS_MAX: usize = 32;
 
-/// Queued disc moves that are looked at in one sweep, the first to begin first: those behind them wait for these anyway.
-pub const QUEUED_MOVES_MAX: i64 = 1000;
+/// Queued disc moves that are looked at in one sweep, the first to begin first: all the discs of a large tail, in a few
+/// MiB. Those behind them are looked at when these have begun.
+pub const QUEUED_MOVES_MAX: i64 = 10_000;
 
 /// Between two sweeps over all VMs when nothing happens.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(4);

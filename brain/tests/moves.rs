@@ -285,6 +285,10 @@ async fn b13_moves_are_called_off_and_regrades_change_the_grade() {
         assert!(refused.contains(part), "{refused}");
     }
     lab.root.post("/admin/discs/99/migrate", json!({})).await.with(404);
+    let head = lab.root.put("/admin/heads/head1", json!({"overcommit_ratio": "120", "label": "other"})).await;
+    assert_eq!(head.headers["X-Ignored-Attributes"], "label", "it connects with its name");
+    assert_eq!(head.with(200)["overcommit_ratio"], 120, "B12");
+    lab.root.put("/admin/storage_pools/tail1-sata1", json!({"label": "tail2-sata1"})).await.with(400);
     lab.root.put("/admin/storage_pools/tail1-sata1", json!({"usage_strategy": "flood"})).await.with(400);
     server.stop().await;
 }
@@ -301,5 +305,31 @@ async fn a_tail_that_knows_no_moves_gets_no_order_and_the_operator_a_reason() {
     // Wherever there is room is the third one, then.
     lab.root.post("/admin/discs/1/migrate", json!({})).await.with(200);
     assert_eq!(lab.sending(0, "disc.sata.1").await["peer"], "tail3");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r126_a_pool_that_runs_short_says_what_would_help_and_does_it_when_it_may() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |_| {}).await;
+    for (disc, gib) in [("disc.sata.1", 1u64), ("disc.sata.2", 2)] {
+        lab.tails[0].say(disc, &json!({"allocated": gib << 30}));
+    }
+    // 10 % of 100 GiB are wanted; 1.5 GiB of these are missing.
+    lab.root.sql("UPDATE storage_pools SET free_mib = 8704 WHERE label = 'tail1-sata1'").await;
+    let path = "/admin/storage_pools/tail1-sata1";
+    let pool = lab.until("moves are proposed", path, |pool| pool["proposed_moves"][0].is_object()).await;
+    assert_eq!(pool["short"], true);
+    let moves = pool["proposed_moves"].as_array().unwrap();
+    assert_eq!((moves.len(), &moves[0]["id"], &moves[0]["from"]), (1, &json!(2), &json!("tail1-sata1")), "{pool:#}");
+    assert_eq!(lab.root.get("/admin/migration_jobs").await.with(200), json!([]), "a proposal is not an order");
+
+    lab.root.put(path, json!({"relieve_automatically": true})).await.with(200);
+    let jobs = lab.until("the brain orders it", "/admin/migration_jobs", |jobs| jobs[0].is_object()).await;
+    assert_eq!((&jobs[0]["created_by"], &jobs[0]["args"]["sources"]["discs"]), (&json!("brain"), &json!([2])));
+    lab.sending(0, "disc.sata.2").await;
+    let pool = lab.root.get(path).await.with(200);
+    assert_eq!(pool["proposed_moves"], json!([]), "what is on its way out counts");
+    assert_eq!(lab.root.number("SELECT count(*) FROM events WHERE kind = 'pool-short'").await, 1, "said once");
     server.stop().await;
 }

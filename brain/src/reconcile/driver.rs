@@ -189,9 +189,7 @@ impl Reconciler {
     async fn sweep(&mut self) -> Result<(), StoreError> {
         let now = OffsetDateTime::now_utc();
         self.worker.purge_due(now).await?;
-        let policy = self.worker.config.placement.discs;
-        self.short.look(&self.worker.store, &self.worker.registry, policy, now).await?;
-        self.worker.begin_moves().await?;
+        self.look_at_moves(now).await;
         let mut owners = HashMap::new();
         let mut seen = HashSet::new();
         let mut behind = 0;
@@ -210,6 +208,17 @@ impl Reconciler {
         self.disc_owners = owners;
         self.memories.retain(|vm_id, _| seen.contains(vm_id));
         self.strays.look(&self.worker.store, &self.worker.registry, now).await
+    }
+
+    /// What goes wrong with moves keeps no VM waiting.
+    async fn look_at_moves(&mut self, now: OffsetDateTime) {
+        let policy = self.worker.config.placement.discs;
+        if let Err(error) = self.short.look(&self.worker.store, &self.worker.registry, policy, now).await {
+            error!(%error, "looking for storage pools that are short failed");
+        }
+        if let Err(error) = self.worker.begin_moves().await {
+            error!(%error, "beginning queued disc moves failed");
+        }
     }
 
     fn needs_work(&self, work: &Work, now: OffsetDateTime) -> bool {

@@ -14,16 +14,26 @@ use crate::{
     },
 };
 use std::collections::BTreeSet;
-use tracing::info;
+use tracing::{error, info};
 
 impl Worker {
-    /// Looks at the queue: begins what may begin, writes down what the others wait for.
+    /// Begins what may begin.
     pub(super) async fn begin_moves(&self) -> Result<(), StoreError> {
+        for one in self.due_moves().await? {
+            if let Err(error) = self.begin_move(&one).await {
+                error!(migration = one.id, %error, "a queued disc move cannot begin");
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the queue, and writes down what those wait for whose turn has not come.
+    async fn due_moves(&self) -> Result<Vec<Queued>, StoreError> {
         let (_turn, mut client) = self.client().await?;
         let tx = client.transaction().await?;
         let queue = migrations::queue(&tx, QUEUED_MOVES_MAX).await?;
         if queue.is_empty() {
-            return Ok(());
+            return Ok(queue);
         }
         let (gone, queue): (Vec<Queued>, Vec<Queued>) = queue.into_iter().partition(|one| one.removed);
         let gone: Vec<i64> = gone.iter().map(|one| one.id).collect();
@@ -33,18 +43,13 @@ impl Worker {
         let moving_count = migrations::moving_count(&tx).await?;
         let moves_max = usize::try_from(self.config.limits.disc_moves_max).unwrap_or(usize::MAX);
         let next = next(&moves, &loads, moving_count, moves_max);
-        for (id, reason) in &next.wait {
-            let known = queue.iter().find(|one| one.id == *id).and_then(|one| one.reason.as_ref());
-            if known != Some(reason) {
-                migrations::wait(&tx, *id, reason).await?;
+        for one in &queue {
+            if let Some(reason) = next.wait.get(&one.id).filter(|reason| one.reason.as_ref() != Some(*reason)) {
+                migrations::wait(&tx, one.id, reason).await?;
             }
         }
         tx.commit().await?;
-        drop(client);
-        for one in queue.iter().filter(|one| next.begin.contains(&one.id)) {
-            self.begin_move(one).await?;
-        }
-        Ok(())
+        Ok(queue.into_iter().filter(|one| next.begin.contains(&one.id)).collect())
     }
 
     fn queued_move(&self, one: &Queued) -> QueuedMove {

@@ -171,12 +171,19 @@ pub(super) fn go_on(peers: &mut Peers, number: DiscNumber, fails: bool) {
         (Ownership::Owner, None) => Some(MigrationErrorKind::Refused),
         (Ownership::Owner, _) if fails => Some(MigrationErrorKind::ReadError),
         (Ownership::Owner, Some((report, theirs))) if report.owner == Ownership::Incoming => {
-            // The freeze: what the source has of attachments goes with it. Here it is one step with the fence: what
-            // comes between the two is the tails' own business, and explored there.
+            // The freeze: what the source has of attachments goes with it.
             report.owner = Ownership::Prepared;
             report.attachments = source_report.attachments.clone();
             report.attachments_version = source_report.attachments_version;
             *theirs = attachments;
+            return;
+        }
+        (Ownership::Owner, Some((report, _))) if report.owner == Ownership::Prepared => {
+            if report.attachments_version != source_report.attachments_version {
+                // An order came between: the freeze is called off, and tried again.
+                report.owner = Ownership::Incoming;
+                return;
+            }
             let (report, _) = peers.get_mut(&source).unwrap().discs.get_mut(&number).unwrap();
             (report.owner, report.state) = (Ownership::Fenced, DiscState::Moved);
             return;

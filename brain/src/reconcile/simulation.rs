@@ -234,6 +234,10 @@ impl World {
         if self.peers[&node].away_since.is_some() {
             return Err(FleetError::NotConnected(node));
         }
+        // The tails do not wait for the brain between its look at them and its order.
+        if self.faults && self.random.one_in(4) {
+            self.moves_go_on();
+        }
         let fate = if self.faults { self.random.below(12) } else { 12 };
         match fate {
             0 => {
