@@ -36,6 +36,8 @@ pub enum Letter {
     FreezeAll(Reply),
     /// Let all discs go on.
     ThawAll(Reply),
+    /// Close the clients that cannot be carried to another process, and say how many are left.
+    DrainUncarried(oneshot::Sender<usize>),
     /// Copy all discs, which are frozen.
     CarryAll(oneshot::Sender<Result<Vec<CarriedDisc>, ShardError>>),
     /// Take over discs that are frozen.

@@ -269,7 +269,7 @@ impl Tail {
         }
         let discs_count = name_shortages(&self.store, Allowed::of(self.open_files_max));
         tracing::info!(name = %self.config.name, discs_count, features = self.store.shards().features(), "ready");
-        let mut remains = Remains { seen, shard_events, connection };
+        let mut remains = Remains { seen, shard_events, connection, orders_ended: true };
         loop {
             let (end, ended) = watch::channel(false);
             let mut session = pin!(self.session(remains).run(ended));
@@ -282,7 +282,7 @@ impl Tail {
             remains = session.await;
             let Some(request) = request else { break };
             remains.connection.send_replace(Connection::Disconnected("a new process is taking over".to_owned()));
-            match self.upgrade(request.successor).await {
+            match self.upgrade(request.successor, remains.orders_ended).await {
                 Ok(report) => {
                     notify(&format!("MAINPID={}", report.pid));
                     tracing::info!(pid = report.pid, report.discs_count, report.clients_count, "handed over");
@@ -321,14 +321,17 @@ impl Tail {
     }
 
     fn session(&self, remains: Remains) -> Session {
-        let Remains { seen, shard_events, connection } = remains;
+        let Remains { seen, shard_events, connection, .. } = remains;
         let link = connect_node(node_config(&self.config, seen));
         let state_dir = self.config.state_dir.clone();
         Session { link, store: self.store.clone(), state_dir, seen, shard_events, connection }
     }
 
     /// Hands everything over. With an error nothing has changed.
-    async fn upgrade(&self, successor: Successor) -> Result<Report, UpgradeError> {
+    async fn upgrade(&self, successor: Successor, orders_ended: bool) -> Result<Report, UpgradeError> {
+        if !orders_ended {
+            return Err(UpgradeError::Busy("an order of the brain has not ended; try again".to_owned()));
+        }
         let _quiet = self.store.quiesce().map_err(UpgradeError::Busy)?;
         let successor = giver::blocking(move || successor.prepare()).await?;
         let belongings = Belongings { lock: &self.lock, metrics: self.metrics.as_ref() };

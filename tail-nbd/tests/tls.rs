@@ -296,6 +296,24 @@ fn what_is_sent_before_an_orderly_stop_arrives_through_tls() {
 }
 
 #[test]
+fn rule26_a_client_that_no_other_process_can_take_over_is_closed_when_it_is_answered() {
+    let Some(folder) = certificates() else { return };
+    let (tail, front, disc) = tail(folder.path(), Tls::Offered, false, Patience::default());
+    let mut secured = Asking::start(&disc).unwrap().handshake(folder.path(), "client").go();
+    let mut clear = disc.connect();
+    secured.request(command_type::READ, 0, 4 << 20, &[]);
+    tail.wait_for(disc.number, "it is worked on", |status| status.counters.reads_count > 0);
+    let left_count = || tail.runtime.block_on(tail.shards().drain_uncarried());
+    assert!(left_count() <= 1);
+    let replies = secured.replies(1).unwrap();
+    assert!(matches!(&replies[..], [Reply::Simple { error: 0, data, .. }] if data.len() == 4 << 20));
+    assert_eq!(secured.stream.read(&mut [0; 16]).unwrap(), 0);
+    wait_for("nobody is left", || left_count() == 0);
+    assert_eq!(clear.read(0, 512), [0; 512], "who can be taken over stays");
+    wait_for("the front is left", || front.status().connections_count == 0);
+}
+
+#[test]
 fn bytes_in_the_clear_behind_starttls_are_no_commands() {
     let Some(folder) = certificates() else { return };
     let (tail, front, disc) = tail(folder.path(), Tls::Offered, false, Patience::default());

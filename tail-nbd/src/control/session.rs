@@ -66,6 +66,8 @@ pub struct Remains {
     pub shard_events: mpsc::Receiver<ShardEvent>,
     /// Told how the connection is.
     pub connection: watch::Sender<Connection>,
+    /// No order is being carried out any more.
+    pub orders_ended: bool,
 }
 
 /// What changes while the session runs.
@@ -94,10 +96,10 @@ impl Session {
         while !*stop.borrow() {
             talk.turn(&mut stop).await;
         }
-        talk.drain().await;
+        let orders_ended = talk.drain().await;
         background.shutdown().await;
         let Self { seen, shard_events, connection, .. } = talk.session;
-        Remains { seen, shard_events, connection }
+        Remains { seen, shard_events, connection, orders_ended }
     }
 }
 
@@ -225,8 +227,8 @@ impl Talk {
         }
     }
 
-    /// Lets the orders at hand end, and answers them.
-    async fn drain(&mut self) {
+    /// Lets the orders at hand end, and answers them. True when they have ended.
+    async fn drain(&mut self) -> bool {
         let orders_end = async {
             while !self.lanes.is_empty() {
                 let run = run_on(&self.session.store);
@@ -234,9 +236,11 @@ impl Talk {
                 self.finish(number, ticket, answer);
             }
         };
-        if tokio::time::timeout(STOP_DEADLINE, orders_end).await.is_err() {
+        let ended = tokio::time::timeout(STOP_DEADLINE, orders_end).await.is_ok();
+        if !ended {
             tracing::warn!("stopping although some orders have not ended");
         }
+        ended
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Totals since the disc was opened. A latency is from when the request had arrived (a write: its header) until its
 /// answer was ready to be sent, in microseconds; it has one number for each answer without an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DiscCounters {
     /// READ requests answered.
     pub reads_count: u64,

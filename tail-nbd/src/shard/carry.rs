@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Clients that are not let in and whose address the disc does not know are not carried: they lose nothing. Nor are
-//! those whose TLS ends in this process: their sockets end with it, and they connect again (safety rule 26).
+//! those whose TLS ends in this process: they are closed before, when what they have asked for is answered, and connect
+//! again (safety rule 26).
 
 use super::access::Grant;
 use super::handle::{OpenDisc, ShardError};
@@ -56,8 +57,8 @@ pub struct DiscFacts {
     pub size_bytes: u64,
     /// An fsync has failed, and nobody has put it right (safety rule 17).
     pub sync_failed: bool,
-    /// What it has done. Numbers that another version counts in another way begin again.
-    #[serde(default, deserialize_with = "or_default")]
+    /// What it has done; left out when that is nothing. Numbers that another version counts in another way begin again.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_default")]
     pub counters: DiscCounters,
 }
 
@@ -120,7 +121,21 @@ fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DiscC
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
+fn is_default(counters: &DiscCounters) -> bool {
+    *counters == DiscCounters::default()
+}
+
 impl Shard {
+    /// Closes the clients that cannot be carried, once what they have asked for is answered. Returns how many are left.
+    pub(super) fn drain_uncarried(&mut self) -> usize {
+        let uncarried = self.connections.iter().filter(|(_, connection)| connection.transport != Transport::Clear);
+        let uncarried: Vec<Token> = uncarried.map(|(token, _)| token).collect();
+        for token in &uncarried {
+            self.drain(*token);
+        }
+        uncarried.len()
+    }
+
     /// Copies all discs, which are frozen.
     pub(super) fn carry_all(&mut self) -> Result<Vec<CarriedDisc>, ShardError> {
         let tokens: Vec<Token> = self.discs.iter().map(|(token, _)| token).collect();

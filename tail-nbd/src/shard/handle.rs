@@ -405,6 +405,20 @@ impl Shards {
         let _ = self.ask_all(Letter::ThawAll).await;
     }
 
+    /// Closes the clients that cannot be carried to another process, because they are more than a socket: nothing new
+    /// of theirs is started, and what is under way is answered. Returns how many are left; to be asked again.
+    pub async fn drain_uncarried(&self) -> usize {
+        let mut left_count = 0;
+        for running in &self.shards {
+            let (sender, receiver) = oneshot::channel();
+            if running.mailbox.send(Letter::DrainUncarried(sender)).await.is_ok() {
+                // A shard that has ended has no client.
+                left_count += receiver.await.unwrap_or(0);
+            }
+        }
+        left_count
+    }
+
     /// Copies all discs, which are frozen, with their clients: for another process. They stay as they are.
     ///
     /// # Errors

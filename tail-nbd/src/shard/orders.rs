@@ -49,6 +49,7 @@ impl Shard {
                 self.thaw_all();
                 let _ = reply.send(Ok(()));
             }
+            Letter::DrainUncarried(reply) => drop(reply.send(self.drain_uncarried())),
             Letter::CarryAll(reply) => drop(reply.send(self.carry_all())),
             Letter::InheritAll(discs, reply) => drop(reply.send(self.inherit_all(discs))),
             Letter::Status(reply) => drop(reply.send(self.status())),

@@ -64,10 +64,13 @@ impl Store {
             let Ok(guard) = held.clone().try_lock_owned() else {
                 return Err(format!("disc {} is being changed", disc.name));
             };
-            if matches!(guard.phase, Phase::Importing(_)) {
-                return Err(format!("an image is being imported onto disc {}: try again when that is done", disc.name));
+            match guard.phase {
+                Phase::Serving | Phase::Failed(_) | Phase::Gone => guards.push(guard),
+                Phase::Importing(_) => {
+                    let name = &disc.name;
+                    return Err(format!("an image is being imported onto disc {name}: try again when that is done"));
+                }
             }
-            guards.push(guard);
         }
         Ok(Quiet { _discs: guards })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     FORMAT, FREEZE_DEADLINE, FREEZE_PAUSE, FREEZE_TRIES, GiverSaid, PREPARED_DEADLINE, READY_DEADLINE,
-    SERVING_DEADLINE, TakerSaid,
+    SERVING_DEADLINE, TakerSaid, UNCARRIED_DEADLINE, UNCARRIED_PAUSE,
     channel::{Channel, DESCRIPTORS_MAX},
     state::{self, Contents},
 };
@@ -272,6 +272,10 @@ pub async fn hand_over(
     belongings: &Belongings<'_>,
 ) -> Result<Report, UpgradeError> {
     let pid = successor.pid();
+    let deadline = Instant::now() + UNCARRIED_DEADLINE;
+    while shards.drain_uncarried().await > 0 && Instant::now() < deadline {
+        tokio::time::sleep(UNCARRIED_PAUSE).await;
+    }
     let (discs, begun) = match freeze(shards).await {
         Ok(frozen) => frozen,
         Err(error) => {

@@ -33,8 +33,8 @@
 //!
 //! **What is not carried.** Requests are carried as they are, with payloads and replies cut anywhere (safety rule 26). Clients
 //! that are still in their handshake and have no business here are closed. An import is not interrupted: the upgrade is
-//! refused. Clients whose TLS ends in the old process cannot be carried: they go on when nothing is handed over, and
-//! otherwise end with that process, between requests as far as they are answered, and connect again.
+//! refused. Clients whose TLS ends in the old process cannot be carried: they are closed before the discs are frozen, when what
+//! they have asked for is answered, and connect again.
 //!
 //! * [`channel`]: messages with descriptors. [`state`]: the discs as bytes.
 //! * [`giver`] and [`taker`]: the two sides.
@@ -58,6 +58,12 @@ pub const READY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long it may take to read the sidecars of all discs. Nobody waits for it but the brain.
 pub const PREPARED_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long clients that cannot be carried may take to take their last replies; then they end with the old process.
+pub const UNCARRIED_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether they are gone.
+pub const UNCARRIED_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the operations in flight may take to end while the clients wait.
 pub const FREEZE_DEADLINE: Duration = Duration::from_millis(60);

@@ -201,12 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_another_version_begin_again() {
+    fn what_another_version_counts_in_another_way_begins_again() {
         let text = String::from_utf8(bytes(&[disc(1, &[])])).unwrap();
-        let text = text.replace("\"reads_count\":7", "\"reads_total\":7");
-        let read = read(text.as_bytes(), [descriptor(), descriptor()]).unwrap();
-        assert_eq!(read[0].facts.counters, DiscCounters::default());
-        assert!(read[0].facts.sync_failed);
+        let counters = |to: &str| {
+            let read = read(text.replace("\"reads_count\":7", to).as_bytes(), [descriptor(), descriptor()]).unwrap();
+            assert!(read[0].facts.sync_failed);
+            read[0].facts.counters
+        };
+        let counted = counters("\"reads_count\":7");
+        assert_eq!(counters("\"reads_total\":7"), DiscCounters { reads_count: 0, ..counted });
+        assert_eq!(counters("\"reads_count\":{}"), DiscCounters::default());
     }
 
     proptest! {
