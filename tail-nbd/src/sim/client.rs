@@ -5,7 +5,9 @@ use super::history::{Content, History, Tick};
 use super::network::{Link, LinkId};
 use crate::nbd::client::{self as nbd, Reply};
 use crate::nbd::request::Header;
-use crate::nbd::wire::{Reader, STATE_ZERO, chunk_type, command_flag, command_type, option_reply, option_type};
+use crate::nbd::wire::{
+    Reader, STATE_ZERO, chunk_type, command_flag, command_type, info_type, option_reply, option_type,
+};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -72,6 +74,8 @@ pub(super) struct Scene<'a> {
     pub(super) tick: &'a mut Tick,
     /// Requests may fail because the disk does.
     pub(super) disk_failed: bool,
+    /// The disk makes zeroes without writing them.
+    pub(super) can_punch: bool,
     /// A sync failed then, and FLUSH and FUA must fail from then on.
     pub(super) sync_failed: Option<Tick>,
     /// A sync may have failed.
@@ -83,6 +87,7 @@ pub(super) struct Scene<'a> {
 const EIO: u32 = 5;
 const EINVAL: u32 = 22;
 const ENOSPC: u32 = 28;
+const ENOTSUP: u32 = 95;
 const ESHUTDOWN: u32 = 108;
 
 impl Client {
@@ -178,6 +183,13 @@ impl Client {
             Reply::Option { option: option_type::GO, reply: option_reply::ACK, .. } => {
                 self.attached = true;
                 if self.attachment.is_none() { Err("a stranger was let in".to_owned()) } else { Ok(()) }
+            }
+            Reply::Option { option: option_type::GO, reply: option_reply::INFO, data } => {
+                let mut reader = Reader(&data);
+                if reader.u16() == Some(info_type::EXPORT) {
+                    self.disc_bytes = reader.u64().ok_or("an export without a size")?;
+                }
+                Ok(())
             }
             Reply::Option { option: option_type::GO, reply, .. } if reply & (1 << 31) != 0 => {
                 // It goes and comes back.
@@ -313,7 +325,8 @@ impl Client {
             _ => command_type::CACHE,
         };
         let changes = matches!(command, command_type::WRITE | command_type::WRITE_ZEROES | command_type::TRIM);
-        let (low, high) = if changes { self.region } else { (0, self.disc_bytes) };
+        let (low, high) =
+            if changes { (self.region.0, self.region.1.min(self.disc_bytes)) } else { (0, self.disc_bytes) };
         let length_max = match chance.below(16) {
             0 => high - low,
             1..4 => 64 << 10,
@@ -338,6 +351,12 @@ impl Client {
         let mut flags = if fua { command_flag::FUA } else { 0 };
         if command == command_type::WRITE_ZEROES && chance.one_in(2) {
             flags |= command_flag::NO_HOLE;
+        }
+        if command == command_type::WRITE_ZEROES && chance.one_in(3) {
+            flags |= command_flag::FAST_ZERO;
+            if !scene.can_punch {
+                expected = expected.or(Some(ENOTSUP));
+            }
         }
         if command == command_type::READ && self.structured && chance.one_in(4) {
             flags |= command_flag::DF;

@@ -40,6 +40,25 @@ impl Disk {
         self.durable.len() as u64
     }
 
+    /// Makes the file as long as that, if it is shorter. The disc is not larger for it.
+    pub(super) fn make_room(&self, bytes: u64) {
+        self.cache.set_len(bytes.max(self.size())).expect("memory");
+    }
+
+    /// The disc has this size from now on, and so has its file. A size is durable at once.
+    pub(super) fn resize(&mut self, bytes: u64) {
+        self.cache.set_len(bytes).expect("memory");
+        self.durable.resize(bytes as usize, 0);
+        self.unsynced.resize(self.durable.len().div_ceil(SECTOR_BYTES), false);
+    }
+
+    /// True when there are only zeroes from there on.
+    pub(super) fn is_zero_from(&self, offset: u64) -> bool {
+        let mut rest = vec![0; self.size().saturating_sub(offset) as usize];
+        self.cache.read_exact_at(&mut rest, offset).expect("it is inside");
+        rest.iter().all(|byte| *byte == 0)
+    }
+
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) {
         self.cache.read_exact_at(into, offset).expect("it is inside");
     }

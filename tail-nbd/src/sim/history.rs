@@ -87,6 +87,13 @@ impl Content {
     }
 }
 
+impl Entry {
+    /// What was there before every write.
+    fn first(content: Content) -> Self {
+        Self { write: 0, content, issued: 0, finished: Some(0), superseded: None, buried: false }
+    }
+}
+
 impl History {
     /// A disc of zeroes.
     pub(super) fn new(size: u64) -> Self {
@@ -160,8 +167,24 @@ impl History {
 
     /// The disc has this content from now on.
     pub(super) fn forget(&mut self, size: u64, content: Content) {
-        let entry = Entry { write: 0, content, issued: 0, finished: Some(0), superseded: None, buried: false };
-        self.segments = BTreeMap::from([(0, Segment { end: size, entries: vec![entry] })]);
+        self.segments = BTreeMap::from([(0, Segment { end: size, entries: vec![Entry::first(content)] })]);
+    }
+
+    /// The disc has this size from now on. What was beyond it is gone, but a reply from before may still be on its way;
+    /// what is new is zeroes.
+    pub(super) fn resize(&mut self, size: u64, now: Tick) {
+        self.split(size);
+        for (_, segment) in self.segments.range_mut(size..) {
+            for entry in &mut segment.entries {
+                (entry.finished, entry.buried) = (entry.finished.or(Some(now)), true);
+                entry.superseded.get_or_insert(now);
+            }
+            segment.entries.push(Entry::first(Content::Zeroes));
+        }
+        let end = self.segments.last_key_value().map_or(0, |(_, segment)| segment.end);
+        if end < size {
+            self.segments.insert(end, Segment { end: size, entries: vec![Entry::first(Content::Zeroes)] });
+        }
     }
 
     fn check(&self, offset: u64, data: &[u8], legal: impl Fn(&Entry) -> bool) -> Result<(), String> {
@@ -229,6 +252,19 @@ mod tests {
         history.begin(3, ALL, &Content::Zeroes, 8);
         history.acknowledge(3, ALL, false, 9);
         assert!(!read(&history, &A, 10) && !read(&history, &B, 10));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_gone_when_the_disc_grows_again() {
+        let mut history = History::new(100);
+        history.begin(1, ALL, &A, 1);
+        history.acknowledge(1, ALL, true, 2);
+        history.resize(60, 4);
+        history.resize(120, 5);
+        assert!(read(&history, &A, 3), "this reply was on its way");
+        assert!(history.check_read(0, &A.bytes(0, 60), 6).is_ok());
+        assert!(history.check_read(60, &A.bytes(60, 40), 6).is_err());
+        assert!(history.check_read(60, &[0; 60], 6).is_ok());
     }
 
     #[test]

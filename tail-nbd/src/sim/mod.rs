@@ -10,11 +10,11 @@
 //! * [`ring`]: operations take effect and complete in any order, in part, or not at all; EINTR, EAGAIN, EIO, ENOSPC,
 //!   EDQUOT, ENOBUFS; now and then the ring is full;
 //! * [`disk`]: what was not synced is lost or torn at 512 bytes when power is; a failing sync is told once;
-//! * [`network`]: bytes arrive in arbitrary pieces; connections break anywhere;
+//! * [`network`]: bytes arrive in arbitrary pieces; connections break anywhere, and now and then all at once;
 //! * [`client`]: several discs with several clients each, which know by their [`history`] what every byte may be; some
 //!   are rude, some stop in the middle;
-//! * [`world`]: orders of the control side, crashes of the process and of the machine, panics, new processes that take over
-//!   or fail to; and what must hold.
+//! * [`world`]: orders of the control side, among them that discs grow and shrink, crashes of the process and of
+//!   the machine, panics, new processes that take over or fail to; and what must hold.
 //!
 //! What is checked, besides what clients see (read-your-writes, errors without a reason, FLUSH and FUA over a loss of
 //! power): nothing is sent to a client that lost its right, and a withdrawal is answered only when nothing of it is in

@@ -108,6 +108,11 @@ impl Network {
         }
     }
 
+    /// Every client loses its connection.
+    pub(super) fn cut_all(&mut self) {
+        self.links.values_mut().for_each(|link| (link.broken, link.excused) = (true, true));
+    }
+
     /// The server is gone, and so is every connection.
     pub(super) fn crash(&mut self) {
         for link in self.links.values_mut().filter(|link| link.ends.is_some()) {

@@ -1,5 +1,6 @@
 //! Discs, clients and what happens to them.
 
+mod sizes;
 mod succession;
 
 use super::chance::Chance;
@@ -16,6 +17,7 @@ use crate::ring::op::Completion;
 use crate::shard::engine::{Census, Engine};
 use crate::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
 use crate::time::Instant;
+use sizes::Resize;
 use spine::id::DiscNumber;
 use spine::secret::Secret;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -38,6 +40,8 @@ pub(super) struct Plan {
     pub(super) faults: Faults,
     /// Once in so many steps, or never when it is 0: the network cuts a client off.
     pub(super) cut: u64,
+    /// The network cuts all clients off at once, and they all come back.
+    pub(super) storm: u64,
     /// The control side orders something.
     pub(super) order: u64,
     /// A disc is frozen; it goes on soon.
@@ -107,7 +111,7 @@ pub(super) struct Export {
 
 enum Standing {
     Serving,
-    Resizing(Answer),
+    Resizing(Resize),
     Closing(Answer),
     Closed,
 }
@@ -387,6 +391,7 @@ impl World {
             link,
             tick: &mut self.tick,
             disk_failed: export.disk.failures_count > 0,
+            can_punch: export.disk.can_punch,
             sync_failed: export.sync_failed,
             sync_may_fail: export.sync_failed.is_some() || export.disk.lost_syncs_count > 0,
             oldest,
@@ -432,6 +437,9 @@ impl World {
         }
         if self.chance.one_in(self.plan.crash) {
             self.crash()?;
+        }
+        if self.chance.one_in(self.plan.storm) {
+            self.network.cut_all();
         }
         if self.upgrading.is_some() {
             return Ok(letters);
@@ -489,10 +497,7 @@ impl World {
                 Some(Letter::Close(export.number, reply))
             }
             1 if export.frozen.is_some() => None,
-            1 => {
-                export.standing = Standing::Resizing(answer);
-                Some(Letter::Resize(export.number, export.disk.size(), reply))
-            }
+            1 => Some(self.resize(disc)),
             _ => {
                 let mut attachments = Vec::new();
                 for attachment in 0..ATTACHMENTS {
@@ -511,7 +516,7 @@ impl World {
 
     fn take_answers(&mut self) -> Result<(), String> {
         for (disc, export) in self.exports.iter_mut().enumerate() {
-            let size = export.disk.size();
+            let size = self.plan.disc_bytes[disc];
             let (mut early, doomed) = (false, export.doomed);
             export.withdrawals.retain_mut(|withdrawal| match withdrawal.answer.try_recv() {
                 Err(TryRecvError::Empty) => true,
@@ -528,13 +533,16 @@ impl World {
             }
             let (answer, closes) = match &mut export.standing {
                 Standing::Serving | Standing::Closed => continue,
-                Standing::Resizing(answer) => (answer.try_recv(), false),
+                Standing::Resizing(resize) => (resize.answer.try_recv(), false),
                 Standing::Closing(answer) => (answer.try_recv(), true),
             };
             match answer {
                 Err(TryRecvError::Empty) => {}
-                Ok(Ok(())) if !closes => export.standing = Standing::Serving,
-                Err(TryRecvError::Closed) | Ok(Err(_)) if !closes && doomed => export.standing = Standing::Serving,
+                Ok(result) if !closes => {
+                    self.tick += 1;
+                    export.finish_resize(&result, self.tick)?;
+                }
+                Err(TryRecvError::Closed) if !closes && doomed => export.standing = Standing::Serving,
                 Ok(answer) if closes && self.ring.file_ops_count(disc) == 0 => {
                     export.standing = Standing::Closed;
                     self.tick += 1;
@@ -604,6 +612,8 @@ impl World {
 
     fn open(&mut self, disc: usize) -> Letter {
         let export = &mut self.exports[disc];
+        // Nobody knows what became of a change of size that was under way.
+        export.disk.resize(export.disk.size());
         let (data, listener) = (export.disk.open(), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback"));
         self.ring.name(&data, disc);
         self.ring.name(&listener, disc);
@@ -764,8 +774,9 @@ fn outside<'a>(exports: &'a mut [Export], network: &'a mut Network, chance: &'a 
     Outside { disks: exports.iter_mut().map(|export| &mut export.disk).collect(), network, chance }
 }
 
-/// The part of a disc that an attachment writes to.
+/// The part of a disc that an attachment writes to, from the size that the disc began with; the last one has what follows.
 fn region(disc_bytes: u64, attachment: usize) -> (u64, u64) {
     let part = disc_bytes / ATTACHMENTS as u64;
-    (part * attachment as u64, part * (attachment as u64 + 1))
+    let end = if attachment + 1 == ATTACHMENTS { u64::MAX } else { part * (attachment as u64 + 1) };
+    (part * attachment as u64, end)
 }
