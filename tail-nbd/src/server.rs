@@ -276,7 +276,8 @@ impl Tail {
             let request = tokio::select! {
                 _ = &mut session => unreachable!("a session ends when it is told to"),
                 _ = stop.wait_for(|stop| *stop) => None,
-                request = upgrades.recv() => request,
+                // Without anybody who could ask, the others are waited for.
+                Some(request) = upgrades.recv() => Some(request),
             };
             end.send_replace(true);
             remains = session.await;
