@@ -67,6 +67,10 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// What TLS clients get; none: there is none.
     pub tls: Option<FrontConfig>,
+    /// Where other tails connect to move discs; none: no disc moves from or to here.
+    pub migration_listen: Option<SocketAddr>,
+    /// With what tails prove to each other who they are; none: their addresses are believed.
+    pub migration_tls: Option<Files>,
     /// At least one.
     pub pools: Vec<PoolConfig>,
 }
@@ -151,6 +155,8 @@ struct RawConfig {
     metrics_listen: Option<SocketAddr>,
     memory: Option<RawMemory>,
     tls: Option<RawTls>,
+    migration_listen: Option<SocketAddr>,
+    migration_tls: Option<RawFiles>,
     #[serde(default)]
     pool: Vec<RawPool>,
 }
@@ -170,6 +176,14 @@ struct RawTls {
     key: Option<Spanned<PathBuf>>,
     client_ca: Option<Spanned<PathBuf>>,
     psk_file: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    authorities: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -231,6 +245,8 @@ impl Config {
             control_listen: raw.control_listen.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner),
             metrics_listen: raw.metrics_listen,
             tls,
+            migration_listen: raw.migration_listen,
+            migration_tls: raw.migration_tls.map(RawFiles::into_files),
             state_dir,
             pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
         })
@@ -240,6 +256,12 @@ impl Config {
 impl RawMemory {
     fn into_memory(self) -> Memory {
         Memory { receive_mib: self.receive_mib.into_inner(), data_mib: self.data_mib.into_inner() }
+    }
+}
+
+impl RawFiles {
+    fn into_files(self) -> Files {
+        Files { certificate: self.certificate, key: self.key, authorities: Some(self.authorities) }
     }
 }
 

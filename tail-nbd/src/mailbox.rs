@@ -1,8 +1,9 @@
 //! The bounded queue from the control thread to a shard. A letter wakes the shard through an eventfd
 //! that its ring polls, so a shard waits in one place only.
 
+use crate::disc::dirty::Dirty;
 use crate::limits::MAILBOX_LETTERS_MAX;
-use crate::shard::{Access, Adopted, CarriedDisc, Inherited, OpenDisc, ShardError, ShardStatus};
+use crate::shard::{Access, Adopted, CarriedDisc, Inherited, OpenDisc, ShardError, ShardStatus, Taken};
 use rustix::event::{EventfdFlags, eventfd};
 use spine::id::DiscNumber;
 use std::io;
@@ -28,6 +29,10 @@ pub enum Letter {
     ResizeKeepingData(DiscNumber, u64, Reply),
     /// Give it up.
     Close(DiscNumber, Reply),
+    /// Note what is written to it from now on, or no longer.
+    Track(DiscNumber, Option<Box<Dirty>>, Reply),
+    /// Take about so many bytes of what was written.
+    TakeWritten(DiscNumber, u64, oneshot::Sender<Result<Taken, ShardError>>),
     /// Freeze it.
     Freeze(DiscNumber, Reply),
     /// Let it go on.

@@ -18,6 +18,7 @@ use crate::{
     describe::describe,
     jobs::Jobs,
     metrics::http,
+    migration::link::Network,
     pool::{Pool, PoolError},
     shard::{ShardConfig, ShardEvent, Shards, StartError},
     store::{
@@ -25,7 +26,7 @@ use crate::{
         inherit::{Heirloom, InheritError},
         start::Scan,
     },
-    tls::{Front, FrontError, reload_on_hangup},
+    tls::{Front, FrontError, Identity, IdentityError, reload_on_hangup},
     upgrade::{
         giver::{self, Belongings, Report, Successor, Successors, UpgradeError},
         taker::{Inheritance, TakeOverError, Taker},
@@ -36,7 +37,7 @@ use spine::{
     id::PoolName,
     limits::VERSIONS,
     message::{Hello, Role},
-    resource::Attributes,
+    resource::{Attributes, migration::MIGRATION_ADDRESS},
     transport::{NodeConfig, connect_node},
 };
 use std::{
@@ -49,7 +50,7 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use thiserror::Error;
 use tokio::{
@@ -94,6 +95,9 @@ pub enum ServerError {
     /// No TLS can be offered.
     #[error(transparent)]
     Tls(#[from] FrontError),
+    /// Who this tail is cannot be proved to others.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The shards did not start.
     #[error("cannot serve discs")]
     Shards(#[from] StartError),
@@ -262,6 +266,9 @@ impl Tail {
         });
         let reloading = tokio::spawn(reload_on_hangup(self.front.clone()));
         let mut tasks = vec![status, announcing, reloading];
+        if let Some(network) = self.store.network().cloned() {
+            tasks.push(tokio::spawn(receive_discs(network, self.store.clone())));
+        }
         match &self.metrics {
             Some(listener) => tasks.push(start_metrics(listener, source)?),
             // What has a share of the store would keep the shards from an orderly stop.
@@ -371,6 +378,37 @@ fn start_metrics(listener: &std::net::TcpListener, source: Source) -> Result<Joi
     Ok(tokio::spawn(http::serve(listener, text)))
 }
 
+fn network(config: &Config, listen: SocketAddr) -> Result<Network, ServerError> {
+    let identity = config.migration_tls.clone().map(Identity::load).transpose()?.map(Arc::new);
+    if identity.is_none() {
+        tracing::warn!(
+            "without migration_tls, discs move in the clear, and other tails are known by their addresses only"
+        );
+    }
+    Ok(Network { listen, own_address: config.storage_address, identity })
+}
+
+/// Waits for other tails. A predecessor may still have the port, and discs are served meanwhile.
+async fn receive_discs(network: Network, store: Arc<Store>) {
+    let address = network.listen;
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::error!(%address, %error, "cannot listen for other tails yet; it is tried again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(BIND_PAUSE).await;
+    };
+    tracing::info!(%address, "discs of other tails are taken in here");
+    store.receive_discs(listener, network).await;
+}
+
+/// Between two tries to listen for other tails.
+const BIND_PAUSE: Duration = Duration::from_millis(500);
+
 /// What takes time to make and touches no disc.
 struct Foundation {
     pools: BTreeMap<PoolName, Pool>,
@@ -378,6 +416,7 @@ struct Foundation {
     shard_events: mpsc::Receiver<ShardEvent>,
     jobs: Jobs,
     front: Option<Front>,
+    network: Option<Network>,
 }
 
 impl Foundation {
@@ -392,7 +431,8 @@ impl Foundation {
         let shards = ShardConfig { shards_count, mask, memory, tls: front.clone() };
         let (shards, shard_events) = Shards::start(shards)?;
         let jobs = Jobs::start().map_err(|source| ServerError::Thread { what: "jobs", source })?;
-        Ok(Self { pools, shards, shard_events, jobs, front })
+        let network = config.migration_listen.map(|listen| network(config, listen)).transpose()?;
+        Ok(Self { pools, shards, shard_events, jobs, front, network })
     }
 
     /// The store, which leaves the network alone before `begin` is over.
@@ -414,6 +454,7 @@ impl Foundation {
             pools: self.pools,
             shards: self.shards,
             jobs: self.jobs,
+            network: self.network,
             addresses: addresses.map_err(|source| ServerError::Thread { what: "addresses", source })?,
         };
         Ok((Store::new(parts, changed), self.shard_events))
@@ -433,6 +474,9 @@ fn name_shortages(store: &Store, allowed: Allowed) -> usize {
 fn node_config(config: &Config, seen: Seen) -> NodeConfig {
     let mut extra = Attributes::new();
     extra.insert("storage_address".to_owned(), config.storage_address.to_string().into());
+    if let Some(address) = config.migration_listen {
+        extra.insert(MIGRATION_ADDRESS.to_owned(), address.to_string().into());
+    }
     extra.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
     let hello = Hello {
         node: config.name.clone(),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use spine::{
-    id::{DiscName, DiscNumber, Generation, ResourceName},
+    id::{DiscName, DiscNumber, Generation, MigrationId, ResourceName},
     message::{Answer, Command, Complaint, Refusal},
     resource::{Attributes, disc::DiscOrder, from_attributes},
 };
@@ -18,14 +18,14 @@ pub enum Order {
     /// Change one.
     Update(DiscName, Box<Changes>),
     /// Delete one.
-    Remove(DiscName, Generation),
+    Remove(DiscName, Generation, Option<MigrationId>),
 }
 
 impl Order {
     /// The disc it is about.
     pub fn number(&self) -> DiscNumber {
         match self {
-            Self::Create(name, _) | Self::Update(name, _) | Self::Remove(name, _) => name.number,
+            Self::Create(name, _) | Self::Update(name, _) | Self::Remove(name, ..) => name.number,
         }
     }
 
@@ -51,16 +51,18 @@ impl Order {
             }
             Command::Remove(_, attributes) => {
                 let removal = typed::<Removal>(attributes, &json!({"generation": 0})).map_err(bad_value)?;
-                Ok(Self::Remove(name, removal.generation))
+                Ok(Self::Remove(name, removal.generation, removal.aborted))
             }
         }
     }
 }
 
-/// `remove disc.GRADE.N {"generation":…}`: which owner's disc is to go (safety rule 8).
+/// `remove disc.GRADE.N {"generation":…}`: which owner's disc is to go (safety rule 8). `aborted` names the migration that
+/// its source has given up.
 #[derive(Deserialize)]
 struct Removal {
     generation: Generation,
+    aborted: Option<MigrationId>,
 }
 
 /// Reads attributes into a type. When that fails, the parser does not always say which attribute it
@@ -112,7 +114,7 @@ mod tests {
         assert!(matches!(parse("update", json!({"size": 1024})), Ok(Order::Update(..))));
         assert!(matches!(
             parse("remove", json!({"generation": 3, "reason": "…"})),
-            Ok(Order::Remove(_, Generation(3)))
+            Ok(Order::Remove(_, Generation(3), None))
         ));
     }
 

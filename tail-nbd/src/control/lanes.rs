@@ -95,7 +95,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     fn order(number: u64, generation: u64) -> Order {
-        Order::Remove(format!("sata.{number}").parse().unwrap(), Generation(generation))
+        Order::Remove(format!("sata.{number}").parse().unwrap(), Generation(generation), None)
     }
 
     #[tokio::test]

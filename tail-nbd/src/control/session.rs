@@ -256,7 +256,9 @@ async fn carry_out(store: Arc<Store>, order: Order) -> Answer {
             store.create(name, *order).await.map(|address| to_attributes(&json!({ "address": address })))
         }
         Order::Update(name, changes) => store.update(&name, *changes).await.map(|()| Attributes::new()),
-        Order::Remove(name, generation) => store.remove(&name, generation).await.map(|()| Attributes::new()),
+        Order::Remove(name, generation, aborted) => {
+            store.remove(&name, generation, aborted).await.map(|()| Attributes::new())
+        }
     };
     match outcome {
         Ok(attributes) => Answer::Ok(attributes),

@@ -29,6 +29,7 @@ use crate::ring::slots::Token;
 use crate::ring::uring::Window;
 use crate::shard::Access;
 use barrier::Barrier;
+use dirty::Dirty;
 use mode::IoMode;
 use rustix::net::Shutdown;
 use sparse::Sparse;
@@ -62,6 +63,8 @@ pub struct Disc {
     pub changes_count: u32,
     /// What is known of the holes in its file.
     pub sparse: Sparse,
+    /// What was written since it was copied, while it moves to another tail.
+    pub dirty: Option<Box<Dirty>>,
     /// Its connections, negotiated or not.
     pub connections: Vec<Token>,
     /// Where it is in its life.

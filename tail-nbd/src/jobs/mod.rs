@@ -17,7 +17,9 @@ pub mod import;
 
 use import::{Import, ImportError};
 use std::{
+    future::Future,
     io,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -45,13 +47,18 @@ struct Thread {
     handle: thread::JoinHandle<()>,
 }
 
-#[derive(Debug)]
-struct Letter {
-    import: Import,
-    cancel: Cancel,
-    progress: watch::Sender<u8>,
-    done: oneshot::Sender<Result<(), ImportError>>,
+enum Letter {
+    Import {
+        import: Import,
+        cancel: Cancel,
+        progress: watch::Sender<u8>,
+        done: oneshot::Sender<Result<(), ImportError>>,
+    },
+    Task(Task),
 }
+
+/// Work that begins on the jobs thread. It ends soon when what it is given says that somebody asks.
+pub type Task = Box<dyn FnOnce(Cancel) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Asks a job to end. Clones are one and the same.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +76,7 @@ impl Cancel {
     }
 
     /// Waits until somebody asks.
-    async fn asked(&self) {
+    pub async fn asked(&self) {
         // The sender is this one: it is not gone.
         let _ = self.0.subscribe().wait_for(|asked| *asked).await;
     }
@@ -109,9 +116,17 @@ impl Jobs {
         let sender = self.lock().as_ref().map(|thread| thread.sender.clone());
         // When the thread is gone `done` is dropped, which says so.
         if let Some(sender) = sender {
-            let _ = sender.send(Letter { import, cancel, progress, done }).await;
+            let _ = sender.send(Letter::Import { import, cancel, progress, done }).await;
         }
         Job { progress: progress_receiver, done: done_receiver }
+    }
+
+    /// Hands in other work, which begins at once. When the thread is gone it is dropped.
+    pub async fn run(&self, task: Task) {
+        let sender = self.lock().as_ref().map(|thread| thread.sender.clone());
+        if let Some(sender) = sender {
+            let _ = sender.send(Letter::Task(task)).await;
+        }
     }
 
     /// Cancels all jobs and waits for their ends; later ones end at once. Blocks.
@@ -141,7 +156,10 @@ async fn run(mut receiver: mpsc::Receiver<Letter>, stopping: Cancel, jobs_max: u
 }
 
 async fn work(letter: Letter, slots: Arc<Semaphore>, stopping: Cancel) {
-    let Letter { import, cancel, progress, done } = letter;
+    let (import, cancel, progress, done) = match letter {
+        Letter::Import { import, cancel, progress, done } => (import, cancel, progress, done),
+        Letter::Task(task) => return task(stopping).await,
+    };
     let slot = tokio::select! {
         slot = slots.acquire() => slot.ok(),
         () = cancel.asked() => None,

@@ -7,8 +7,11 @@
 /// A pass that leaves more than this share of what the one before left has hardly helped, in percent.
 const SHRINKS_PERCENT: u64 = 70;
 
-/// Passes in a row that hardly help before clients are slowed down.
+/// Passes that hardly help before clients are slowed down.
 const FRUITLESS_MAX: u32 = 2;
+
+/// How much of the time clients are held at most, in eighths: an eighth is left to them whatever happens.
+const BRAKE_EIGHTHS_MAX: u32 = 7;
 
 /// Passes after which a move gives up.
 pub const PASSES_MAX: u32 = 200;
@@ -25,8 +28,6 @@ const HANDOVER_MS: u64 = 10;
 pub enum Next {
     /// Send what was written meanwhile.
     Pass,
-    /// The same, with clients slowed down: their writes outrun the wire.
-    SlowPass,
     /// Pause the clients and hand the disc over.
     HandOver,
     /// It cannot be done within the budget.
@@ -43,7 +44,7 @@ pub struct Convergence {
     left_bytes: Option<u64>,
     bytes_per_s: u64,
     sync_ms: u64,
-    slow: bool,
+    brake_eighths: u32,
 }
 
 /// One pass.
@@ -70,8 +71,13 @@ impl Convergence {
             left_bytes: None,
             bytes_per_s: 0,
             sync_ms: 0,
-            slow: false,
+            brake_eighths: 0,
         }
+    }
+
+    /// How much of the time clients are to be held during the next pass, in eighths: their writes outrun the wire.
+    pub fn brake_eighths(&self) -> u32 {
+        self.brake_eighths
     }
 
     /// How many passes there were.
@@ -96,9 +102,11 @@ impl Convergence {
         if self.passes_count >= PASSES_MAX {
             return Next::GiveUp;
         }
-        self.fruitless_count = if shrinks { 0 } else { self.fruitless_count + 1 };
-        self.slow |= self.fruitless_count >= FRUITLESS_MAX;
-        if self.slow { Next::SlowPass } else { Next::Pass }
+        self.fruitless_count += u32::from(!shrinks);
+        if !shrinks && self.fruitless_count >= FRUITLESS_MAX {
+            self.brake_eighths = (self.brake_eighths + 2).min(BRAKE_EIGHTHS_MAX);
+        }
+        Next::Pass
     }
 
     /// A hand-over was called off because it took too long: what comes next.
@@ -149,8 +157,13 @@ mod tests {
         let mut convergence = Convergence::new(100);
         assert_eq!(convergence.handle_pass(pass(1000, 10_000, 3000)), Next::Pass);
         assert_eq!(convergence.handle_pass(pass(3000, 30_000, 9000)), Next::Pass);
-        assert_eq!(convergence.handle_pass(pass(9000, 90_000, 9000)), Next::SlowPass);
-        assert_eq!(convergence.handle_pass(pass(9000, 90_000, 900)), Next::SlowPass, "and stay so");
+        assert_eq!(convergence.brake_eighths(), 0, "one that hardly helped is no proof");
+        for eighths in [2, 4, 6, 7, 7] {
+            assert_eq!(convergence.handle_pass(pass(9000, 90_000, 9000)), Next::Pass);
+            assert_eq!(convergence.brake_eighths(), eighths);
+        }
+        assert_eq!(convergence.handle_pass(pass(9000, 90_000, 900)), Next::Pass);
+        assert_eq!(convergence.brake_eighths(), 7, "and stays so");
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use super::access::Access;
 use super::carry::{CarriedDisc, Inherited};
 use super::driver;
+use super::tracking::Taken;
 use crate::connection::Transport;
+use crate::disc::dirty::Dirty;
 use crate::disc::mode::IoMode;
+use crate::geometry::DiscSize;
 use crate::limits::{
     DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SEND_SECONDS_MAX, SHARD_EVENTS_MAX,
     STALL_SECONDS_MAX, WHOLE_SECONDS_MAX,
@@ -372,6 +375,33 @@ impl Shards {
         self.ask(number, |reply| Letter::Close(number, reply)).await
     }
 
+    /// Begins to note what is written to a disc. To be called before the first byte of it is copied.
+    ///
+    /// # Errors
+    /// When the disc is not open or busy.
+    pub async fn track(&self, number: DiscNumber, size: DiscSize) -> Result<(), ShardError> {
+        // Made here: no client of another disc is to wait for it.
+        let map = Some(Box::new(Dirty::new(size)));
+        self.ask(number, |reply| Letter::Track(number, map, reply)).await
+    }
+
+    /// No longer notes what is written.
+    ///
+    /// # Errors
+    /// When the disc is not open.
+    pub async fn untrack(&self, number: DiscNumber) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Track(number, None, reply)).await
+    }
+
+    /// Takes about `bytes_max` bytes of what was written since [`Shards::track`] and not taken yet; 0 only asks how much
+    /// there is.
+    ///
+    /// # Errors
+    /// When that is not known any more: the disc was closed, or has panicked.
+    pub async fn take_written(&self, number: DiscNumber, bytes_max: u64) -> Result<Taken, ShardError> {
+        self.ask(number, |reply| Letter::TakeWritten(number, bytes_max, reply)).await
+    }
+
     /// Freezes a disc: resolves when nothing of it is in the kernel, and until [`Shards::thaw`] nothing of it is
     /// accepted, received, carried out or sent. What was answered is in the file; no client is cut off. How long that
     /// may take is for the caller to bound, by a thaw. Withdrawals are obeyed meanwhile, and a close drops the clients.
@@ -509,11 +539,11 @@ impl Shards {
         outcome
     }
 
-    async fn ask(
+    async fn ask<T>(
         &self,
         number: DiscNumber,
-        letter: impl FnOnce(oneshot::Sender<Result<(), ShardError>>) -> Letter,
-    ) -> Result<(), ShardError> {
+        letter: impl FnOnce(oneshot::Sender<Result<T, ShardError>>) -> Letter,
+    ) -> Result<T, ShardError> {
         let (sender, receiver) = oneshot::channel();
         let running = &self.shards[self.index_of(number)];
         running.mailbox.send(letter(sender)).await.map_err(|_| ShardError::Stopped(number))?;

@@ -16,8 +16,7 @@
 //!   what waits is not received from;
 //! * a panic ends one disc: its clients are cut, its I/O ends, the others do not notice.
 //!
-//! Deliberately absent: rate limits and live migration. The places for them are the queue for buffers, and the
-//! transfer's start and end.
+//! Deliberately absent: rate limits. The place for them is the queue for buffers.
 
 mod access;
 mod alarms;
@@ -34,6 +33,7 @@ mod linger;
 mod orders;
 mod owner;
 mod secure;
+mod tracking;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
@@ -43,3 +43,4 @@ pub use handle::{
     Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
     StartError,
 };
+pub use tracking::Taken;

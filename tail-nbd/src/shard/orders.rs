@@ -52,6 +52,13 @@ impl Shard {
             Letter::DrainUncarried(reply) => drop(reply.send(self.drain_uncarried())),
             Letter::CarryAll(reply) => drop(reply.send(self.carry_all())),
             Letter::InheritAll(discs, reply) => drop(reply.send(self.inherit_all(discs))),
+            Letter::Track(number, map, reply) => {
+                let answer = self.track(number, map);
+                let _ = reply.send(answer);
+            }
+            Letter::TakeWritten(number, bytes_max, reply) => {
+                drop(reply.send(self.take_written(number, bytes_max)));
+            }
             Letter::Status(reply) => drop(reply.send(self.status())),
             Letter::Stop(reply) => self.stop(Some(reply)),
             #[cfg(test)]
@@ -102,6 +109,7 @@ impl Shard {
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
             changes_count: 0,
             sparse: Sparse::default(),
+            dirty: None,
             connections: Vec::new(),
             state,
             accepting: false,

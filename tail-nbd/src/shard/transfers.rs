@@ -150,6 +150,12 @@ impl Shard {
                 Op::Allocate { range, .. } => disc.sparse.handle_zeroed(*range),
                 _ => {}
             }
+            if let Op::Write { range, .. } | Op::Allocate { range, .. } | Op::WriteZeroBytes { range, .. } =
+                &completion.op
+                && let Some(dirty) = &mut disc.dirty
+            {
+                dirty.mark(*range);
+            }
         }
         match completion.op {
             Op::Read { file, buffer, start, range, cold } => match progress(result, range) {

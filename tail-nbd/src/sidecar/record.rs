@@ -1,9 +1,14 @@
 //! What a sidecar keeps of its disc.
 
+use crate::migration::handover::Attempt;
 use serde::{Deserialize, Serialize};
 use spine::{
     id::{AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, PoolName},
-    resource::{Attributes, disc::AttachmentReport},
+    resource::{
+        Attributes,
+        disc::AttachmentReport,
+        migration::{IncomingOrder, MigrationOrder, Ownership},
+    },
 };
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -47,14 +52,35 @@ pub struct Record {
     pub extra: Attributes,
 }
 
-/// What a tail is to a disc. The states of a hand-over between tails join these when there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a tail is to a disc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
     /// It serves it.
     Owner,
+    /// It takes the disc in from another tail; what it has is worth nothing yet.
+    Incoming(IncomingOrder),
+    /// It has all of it, for this freeze of the source, and waits for the source's word (safety rule 18).
+    Prepared(IncomingOrder, Attempt),
+    /// It has given the disc up to another tail and never serves this generation again.
+    Fenced(MigrationOrder, Attempt),
+    /// The other tail serves it; what is here waits for its removal.
+    Retired(MigrationOrder),
     /// It has promised to delete it, and carries on with that after a restart.
     Removed,
+}
+
+impl Owner {
+    /// The same for the report.
+    pub fn ownership(&self) -> Ownership {
+        match self {
+            Self::Owner | Self::Removed => Ownership::Owner,
+            Self::Incoming(_) => Ownership::Incoming,
+            Self::Prepared(..) => Ownership::Prepared,
+            Self::Fenced(..) => Ownership::Fenced,
+            Self::Retired(_) => Ownership::Retired,
+        }
+    }
 }
 
 /// Who may use a disc: attachments or a list, never both (safety rule 6).

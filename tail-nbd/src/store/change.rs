@@ -5,13 +5,14 @@ use crate::sidecar::{
     Owner, Record, RecordedAccess,
     record::{DISC_BYTES_MAX, check_size},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use spine::{
     address::StoragePrefix,
     id::{AttachmentsVersion, DiscName, Generation, ImageName},
     resource::{
         Attributes,
         disc::{Attachment, AttachmentReport, DiscOrder},
+        migration::{CommitOrder, MigrationOrder},
     },
 };
 use std::{collections::BTreeSet, net::IpAddr};
@@ -63,9 +64,19 @@ pub struct Changes {
     pub access_control_list: Option<Vec<IpAddr>>,
     /// An image to write onto it, in place of all that is there.
     pub image: Option<ImageName>,
+    /// Move it to another tail; null ends that.
+    #[serde(default, deserialize_with = "named")]
+    pub migration: Option<Option<MigrationOrder>>,
+    /// The source has given it up: it is this tail's.
+    pub commit: Option<CommitOrder>,
     /// Attributes this build does not know.
     #[serde(flatten)]
     pub extra: Attributes,
+}
+
+/// Tells a null from an attribute that is not named.
+fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 impl Changes {
@@ -142,15 +153,11 @@ pub fn record_of(name: &DiscName, order: &DiscOrder, prefix: StoragePrefix) -> R
         return Err(Refusal::BadValue { attribute: "address", reason });
     }
     check_extra(&order.extra)?;
-    if order.incoming.is_some() {
-        let reason = "this tail cannot receive discs yet".into();
-        return Err(Refusal::BadValue { attribute: "incoming", reason });
-    }
     Ok(Record {
         number: name.number,
         grade: name.grade.clone(),
         pool: order.storage_pool.clone(),
-        owner: Owner::Owner,
+        owner: order.incoming.clone().map_or(Owner::Owner, Owner::Incoming),
         generation: order.generation,
         attachments_version: order.attachments_version,
         access: recorded_access(order.attachments.as_deref(), order.access_control_list.as_deref())?,
@@ -321,6 +328,12 @@ mod tests {
         let attachments: Vec<_> = attachments.collect();
         longest.access = RecordedAccess::Attachments(checked_attachments(&attachments).unwrap());
         check_extra(&longest.extra).unwrap();
+        let order = json!({
+            "id": uuid::Uuid::max(), "target": word, "address": format!("[{address}]:65535"),
+            "generation": u64::MAX, "limit_mb_per_s": u32::MAX, "pause_ms": u32::MAX
+        });
+        let attempt = crate::migration::handover::Attempt(uuid::Uuid::max());
+        longest.owner = Owner::Fenced(serde_json::from_value(order).unwrap(), attempt);
         encode_slot(&longest, u64::MAX).unwrap();
         longest.access = RecordedAccess::List(vec![address; LIST_ADDRESSES_MAX]);
         encode_slot(&longest, u64::MAX).unwrap();

@@ -5,6 +5,7 @@ use super::{
     change::record_of,
     disc::{Disc, Held, Phase},
     import::open_image,
+    receive::check_incoming,
     refusal::Refusal,
 };
 use crate::{
@@ -34,6 +35,11 @@ impl Store {
             return Err(Refusal::WrongGrade { name, pool: pool.name, grade: pool.grade });
         }
         let record = record_of(&name, &order, self.parts.prefix)?;
+        if let Some(incoming) = &order.incoming {
+            check_incoming(&name, &order)?;
+            let address = record.address;
+            return self.expect(record, incoming).await.map(|()| address);
+        }
         let image = match &record.importing {
             Some(image) => Some(open_image(&self.parts.images_dir, image, &record).await?),
             None => None,
@@ -140,7 +146,7 @@ pub(super) fn check_size_in(record: &Record, pool_bytes: u64) -> Result<(), Refu
 }
 
 /// Makes the data file, then the sidecar, which is what makes it a disc.
-fn make_files(pool: &Pool, record: &Record) -> Result<Sidecar, Refusal> {
+pub(super) fn make_files(pool: &Pool, record: &Record) -> Result<Sidecar, Refusal> {
     let name = record.name();
     pool.create_data(record.number, record.size_bytes)
         .map_err(|source| Refusal::making(&name, &pool.name, "make the data file", source))?;

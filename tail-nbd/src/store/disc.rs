@@ -7,11 +7,11 @@ use crate::{
     sidecar::{Record, RecordedAccess, Sidecar},
 };
 use spine::{
-    id::{AttachmentsVersion, DiscName, Generation, PoolName},
+    id::{AttachmentsVersion, DiscName, Generation, MigrationId, PoolName},
     resource::{
         disc::{DiscReport, DiscState},
         global::StoragePools,
-        migration::Ownership,
+        migration::{MigrationReport, MigrationRole, Ownership},
     },
 };
 use std::{
@@ -31,6 +31,62 @@ pub struct Disc {
     /// The truth; none when its files cannot be understood.
     pub held: Option<Arc<tokio::sync::Mutex<Held>>>,
     report: Mutex<DiscReport>,
+    moving: Mutex<Option<Moving>>,
+    /// The connection of another tail that the disc comes over.
+    pub session: Session,
+}
+
+/// A move that is under way, or the last one.
+#[derive(Debug)]
+pub struct Moving {
+    /// What there is to say of it.
+    pub report: MigrationReport,
+    /// Percent done.
+    pub progress: Option<u8>,
+    /// Seconds to go.
+    pub eta_s: Option<u64>,
+    /// In 10⁶ bytes a second.
+    pub speed_mb_per_s: Option<u64>,
+    /// Ends it.
+    pub cancel: Cancel,
+    /// True when nothing is done for it any more.
+    pub ended: watch::Receiver<bool>,
+}
+
+/// One connection at a time, and the newest counts: an older one may be dead without having noticed.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Held while a connection is served.
+    pub lock: tokio::sync::Mutex<()>,
+    newest: watch::Sender<u64>,
+}
+
+/// The turn of one connection.
+#[derive(Debug)]
+pub struct Turn {
+    number: u64,
+    newest: watch::Receiver<u64>,
+}
+
+impl Session {
+    /// Takes the next turn, and so ends the one before.
+    pub fn next_turn(&self) -> Turn {
+        let mut number = 0;
+        self.newest.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        Turn { number, newest: self.newest.subscribe() }
+    }
+}
+
+impl Turn {
+    /// Waits until somebody takes the next turn.
+    pub async fn over(&mut self) {
+        let number = self.number;
+        // Without anybody who could take it there is nobody to wait for.
+        let _ = self.newest.wait_for(|newest| *newest > number).await;
+    }
 }
 
 /// A disc whose sidecar is readable.
@@ -53,6 +109,10 @@ pub enum Phase {
     Serving,
     /// A job writes an image onto it.
     Importing(Running),
+    /// It comes from another tail.
+    Receiving,
+    /// It went to another tail.
+    Moved,
     /// Neither, because of this.
     Failed(String),
     /// It is deleted; whoever still waits for its lock finds this.
@@ -74,7 +134,13 @@ impl Disc {
     /// A disc that is understood.
     pub fn new(held: Held) -> Self {
         let report = Mutex::new(held.report());
-        Self { name: held.record().name(), held: Some(Arc::new(tokio::sync::Mutex::new(held))), report }
+        Self {
+            name: held.record().name(),
+            held: Some(Arc::new(tokio::sync::Mutex::new(held))),
+            report,
+            moving: Mutex::default(),
+            session: Session::default(),
+        }
     }
 
     /// Files that are not understood: reported, and left alone.
@@ -98,12 +164,45 @@ impl Disc {
             migration_speed: None,
             extra: serde_json::Map::new(),
         };
-        Self { name, held: None, report: Mutex::new(report) }
+        Self { name, held: None, report: Mutex::new(report), moving: Mutex::default(), session: Session::default() }
     }
 
     /// What there is to say of it.
     pub fn report(&self) -> DiscReport {
-        lock(&self.report).clone()
+        let mut report = lock(&self.report).clone();
+        if let Some(moving) = &*lock(&self.moving) {
+            report.migration = Some(moving.report.clone());
+            report.migration_progress = moving.progress;
+            report.migration_eta = moving.eta_s;
+            report.migration_speed = moving.speed_mb_per_s;
+        }
+        report
+    }
+
+    /// A move begins.
+    pub fn set_moving(&self, moving: Moving) {
+        *lock(&self.moving) = Some(moving);
+    }
+
+    /// Says something new of the move, if there is one.
+    pub fn change_moving<T>(&self, change: impl FnOnce(&mut Moving) -> T) -> Option<T> {
+        lock(&self.moving).as_mut().map(change)
+    }
+
+    /// The last move of which this tail is the source, and whether it is under way.
+    pub fn last_move(&self) -> Option<(MigrationId, bool)> {
+        let moving = lock(&self.moving);
+        let moving = moving.as_ref().filter(|moving| moving.report.role == MigrationRole::Source);
+        moving.map(|moving| (moving.report.id, !*moving.ended.borrow()))
+    }
+
+    /// How to end the move that is under way, and to see its end.
+    pub fn running_move(&self) -> Option<(Cancel, watch::Receiver<bool>)> {
+        let moving = lock(&self.moving);
+        moving
+            .as_ref()
+            .filter(|moving| !*moving.ended.borrow())
+            .map(|moving| (moving.cancel.clone(), moving.ended.clone()))
     }
 
     /// The pool it is in.
@@ -168,6 +267,8 @@ impl Held {
             Phase::Serving if record.flush_failed => (DiscState::Serving, Some(FLUSH_FAILED.to_owned()), None),
             Phase::Serving => (DiscState::Serving, None, None),
             Phase::Importing(running) => (DiscState::Importing, None, Some(*running.progress.borrow())),
+            Phase::Receiving => (DiscState::Receiving, None, None),
+            Phase::Moved => (DiscState::Moved, None, None),
             Phase::Failed(reason) => (DiscState::Failed, Some(reason.clone()), None),
             Phase::Gone => (DiscState::Failed, Some("it is deleted".to_owned()), None),
         };
@@ -183,7 +284,7 @@ impl Held {
             state,
             reason,
             progress,
-            owner: Ownership::Owner,
+            owner: record.owner.ownership(),
             migration: None,
             migration_progress: None,
             migration_eta: None,

@@ -65,7 +65,9 @@ impl Store {
                 return Err(format!("disc {} is being changed", disc.name));
             };
             match guard.phase {
-                Phase::Serving | Phase::Failed(_) | Phase::Gone => guards.push(guard),
+                Phase::Serving if disc.running_move().is_some() => return Err(moves(&disc)),
+                Phase::Receiving => return Err(moves(&disc)),
+                Phase::Serving | Phase::Moved | Phase::Failed(_) | Phase::Gone => guards.push(guard),
                 Phase::Importing(_) => {
                     let name = &disc.name;
                     return Err(format!("an image is being imported onto disc {name}: try again when that is done"));
@@ -137,4 +139,8 @@ impl Store {
             io: self.pool_of(held).io,
         })
     }
+}
+
+fn moves(disc: &Disc) -> String {
+    format!("disc {} is being moved between tails: cancel that, or try again when it is done", disc.name)
 }

@@ -30,7 +30,7 @@
 //!
 //! * [`change`]: orders and the records that follow from them; pure.
 //! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`],
-//!   [`reload`]: what is done to it. [`unused`]: announces those that wait for a client.
+//!   [`reload`], [`migrate`], [`receive`]: what is done to it. [`unused`]: announces those that wait for a client.
 //! * [`inherit`]: discs that change processes.
 //! * [`refusal`]: why something was not done.
 //!
@@ -41,6 +41,8 @@ pub mod create;
 pub mod disc;
 pub mod import;
 pub mod inherit;
+pub mod migrate;
+pub mod receive;
 pub mod refusal;
 pub mod reload;
 pub mod remove;
@@ -52,6 +54,7 @@ use crate::{
     address::Addresses,
     describe::describe,
     jobs::Jobs,
+    migration::link::Network,
     pool::Pool,
     shard::{ShardError, ShardEvent, Shards},
     sidecar::SidecarError,
@@ -101,8 +104,10 @@ pub struct Parts {
     pub pools: BTreeMap<PoolName, Pool>,
     /// Who serves.
     pub shards: Shards,
-    /// Who imports.
+    /// Who imports, and copies between tails.
     pub jobs: Jobs,
+    /// How other tails are reached; none: no disc moves from or to here.
+    pub network: Option<Network>,
     /// Who puts addresses up.
     pub addresses: Addresses,
 }
@@ -148,6 +153,11 @@ impl Store {
     /// Where changes are marked.
     pub fn changed(&self) -> &Arc<Changed> {
         &self.changed
+    }
+
+    /// How other tails are reached, if discs move at all.
+    pub fn network(&self) -> Option<&Network> {
+        self.parts.network.as_ref()
     }
 
     /// The shards, for their status.
@@ -297,7 +307,7 @@ impl Store {
 
     async fn latch_sync_failure(&self, number: DiscNumber, errno: i32) {
         let Some((disc, held)) = self.lock_disc(number).await else { return };
-        if matches!(held.phase, Phase::Importing(_) | Phase::Gone) {
+        if matches!(held.phase, Phase::Importing(_) | Phase::Moved | Phase::Gone) {
             // What could not be synced is not there any more.
             return;
         }

@@ -3,7 +3,7 @@
 use crate::{describe::describe, pool::PoolError, shard::ShardError, sidecar::SidecarError};
 use rustix::io::Errno;
 use spine::{
-    id::{AttachmentsVersion, DiscName, Generation, Grade, ImageName, PoolName},
+    id::{AttachmentsVersion, DiscName, Generation, Grade, ImageName, NodeName, PoolName},
     message::Refusal as SpineRefusal,
 };
 use std::io;
@@ -110,6 +110,16 @@ pub enum Refusal {
         /// With what.
         reason: String,
     },
+    /// It was given to another tail (safety rule 5).
+    #[error("disc {name} was given to {target}, with generation {generation}")]
+    Moved {
+        /// The disc.
+        name: DiscName,
+        /// Who has it.
+        target: NodeName,
+        /// Its generation there.
+        generation: Generation,
+    },
     /// The disc is here and cannot be used.
     #[error("disc {name} cannot be used: {reason}")]
     Unusable {
@@ -155,6 +165,7 @@ impl Refusal {
             Self::BadValue { .. } | Self::WrongGrade { .. } | Self::Sidecar(SidecarError::TooLong { .. }) => {
                 "bad-value"
             }
+            Self::Moved { .. } => "moved",
             Self::Busy { .. } | Self::Shard(ShardError::Busy(_)) => "busy",
             Self::Unusable { .. } | Self::Io { .. } | Self::Sidecar(_) | Self::Shard(_) | Self::Pool(_) => "io-error",
         }

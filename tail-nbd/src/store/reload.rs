@@ -45,6 +45,10 @@ impl Store {
                 }
             }
             Phase::Failed(_) => {}
+            Phase::Receiving | Phase::Moved => {
+                let reason = "it moves between tails".to_owned();
+                return Err(Refusal::Busy { name: disc.name.clone(), reason });
+            }
             Phase::Importing(_) => {
                 let reason = "an image is being imported".to_owned();
                 return Err(Refusal::Busy { name: disc.name.clone(), reason });

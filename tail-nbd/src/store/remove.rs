@@ -2,32 +2,74 @@
 
 use super::{
     Store, blocking,
-    disc::{Disc, Phase},
+    disc::{Disc, Held, Phase},
     refusal::Refusal,
 };
 use crate::{describe::describe, shard::ShardError, sidecar::Owner};
-use spine::id::{DiscName, Generation};
+use spine::id::{DiscName, Generation, MigrationId};
 use std::sync::Arc;
+
+/// Refuses to delete what is gone, another owner's, or may be the only good copy.
+fn check_removable(held: &Held, generation: Generation, aborted: Option<MigrationId>) -> Result<(), Refusal> {
+    let record = held.record();
+    let (name, own) = (record.name(), record.generation);
+    if matches!(held.phase, Phase::Gone) {
+        return Err(Refusal::NotFound(name));
+    }
+    if generation < own {
+        return Err(Refusal::StaleGeneration { name, own, given: generation });
+    }
+    match kept_because(&record.owner, generation, aborted) {
+        Some(reason) => Err(Refusal::Busy { name, reason: reason.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Why a copy that takes part in a move must stay: it may be the only good one (safety rule 18).
+fn kept_because(owner: &Owner, generation: Generation, aborted: Option<MigrationId>) -> Option<&'static str> {
+    match owner {
+        Owner::Prepared(order, _) if aborted != Some(order.id) => {
+            Some("its copy here is whole, and only the word of its source says that it is not needed")
+        }
+        Owner::Fenced(order, _) if generation < order.generation => {
+            Some("it was given to another tail that has not said that it serves it")
+        }
+        _ => None,
+    }
+}
 
 impl Store {
     /// Deletes a disc, durably. From the moment that this is recorded, a restart carries on with it.
     ///
+    /// A prepared copy of a disc that comes from another tail goes only when its source has `aborted` that migration.
+    ///
     /// # Errors
     /// When it is refused, and then nothing was changed; or when deleting fails: the disc is `failed`
     /// then, and removing it again carries on.
-    pub async fn remove(self: &Arc<Self>, name: &DiscName, generation: Generation) -> Result<(), Refusal> {
+    pub async fn remove(
+        self: &Arc<Self>,
+        name: &DiscName,
+        generation: Generation,
+        aborted: Option<MigrationId>,
+    ) -> Result<(), Refusal> {
         let disc = self.find(name)?;
         let not_understood = || Refusal::Unusable {
             name: name.clone(),
             reason: "its files are not understood, so an operator must look at them and delete them".to_owned(),
         };
-        let held = disc.held.clone().ok_or_else(not_understood)?.lock_owned().await;
-        if matches!(held.phase, Phase::Gone) {
-            return Err(Refusal::NotFound(name.clone()));
-        }
-        let own = held.record().generation;
-        if generation < own {
-            return Err(Refusal::StaleGeneration { name: name.clone(), own, given: generation });
+        let lock = disc.held.clone().ok_or_else(not_understood)?;
+        let mut held = lock.clone().lock_owned().await;
+        check_removable(&held, generation, aborted)?;
+        // Behind the fence nothing of the data is touched any more, and who tells the target so sees that it is gone.
+        if held.record().owner == Owner::Owner
+            && let Some((cancel, mut ended)) = disc.running_move()
+        {
+            drop(held);
+            cancel.cancel();
+            // An error says that it has ended without a word.
+            let _ = ended.wait_for(|ended| *ended).await;
+            held = lock.lock_owned().await;
+            check_removable(&held, generation, aborted)?;
         }
         let (mut held, recorded) = blocking(held, |held| {
             let mut record = held.record().clone();
@@ -69,7 +111,12 @@ impl Store {
                 // An error says that whoever follows the job has ended, and the job with it.
                 let _ = running.ended.wait_for(|ended| *ended).await;
             }
-            Phase::Failed(_) | Phase::Gone => {}
+            Phase::Receiving => {
+                // The connection that brings it ends before its files go.
+                drop(disc.session.next_turn());
+                drop(disc.session.lock.lock().await);
+            }
+            Phase::Moved | Phase::Failed(_) | Phase::Gone => {}
         }
     }
 }

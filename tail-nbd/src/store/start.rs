@@ -5,6 +5,7 @@ use super::{
     Store,
     disc::{Disc, Held, Phase},
     import,
+    receive::moving_of,
     refusal::Refusal,
 };
 use crate::{
@@ -92,7 +93,8 @@ impl Scan {
 
     /// The addresses that this tail owns: all others under the prefix are to go (safety rule 11).
     pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
-        self.sidecars.iter().map(|sidecar| sidecar.record().address)
+        let owned = |sidecar: &&Sidecar| sidecar.record().owner == Owner::Owner;
+        self.sidecars.iter().filter(owned).map(|sidecar| sidecar.record().address)
     }
 }
 
@@ -185,6 +187,23 @@ impl Store {
         data: File,
     ) -> Result<(), Refusal> {
         held.data = Some(data);
+        match held.record().owner.clone() {
+            Owner::Owner | Owner::Removed => {}
+            Owner::Incoming(order) | Owner::Prepared(order, _) => {
+                held.phase = Phase::Receiving;
+                disc.set_moving(moving_of(&order, held.record().generation));
+                return Ok(());
+            }
+            Owner::Fenced(order, attempt) => {
+                held.phase = Phase::Moved;
+                self.repeat_commit(disc, order, attempt).await;
+                return Ok(());
+            }
+            Owner::Retired(_) => {
+                held.phase = Phase::Moved;
+                return Ok(());
+            }
+        }
         match held.record().importing.clone() {
             Some(image) => self.resume_import(disc, held, image).await,
             None => self.serve(held).await.map(|()| held.phase = Phase::Serving),

@@ -6,6 +6,7 @@ use super::{
     create::check_size_in,
     disc::{Disc, Held, Phase},
     import::open_image,
+    migrate::moved,
     refusal::Refusal,
 };
 use crate::{
@@ -34,6 +35,28 @@ impl Store {
         }
         if held.record().owner == Owner::Removed {
             return Err(unusable(&disc));
+        }
+        if let Some(refusal) = moved(name, &held) {
+            return Err(refusal);
+        }
+        if let Some(order) = changes.commit {
+            return self.take_over(&disc, held, order).await;
+        }
+        match changes.migration.clone() {
+            Some(Some(order)) => return self.start_move(&disc, &held, order).await,
+            Some(None) => {
+                drop(held);
+                return self.cancel_move(&disc).await;
+            }
+            None => {}
+        }
+        if held.record().owner != Owner::Owner {
+            let reason = "it is on its way from another tail, whose it is".to_owned();
+            return Err(Refusal::Busy { name: name.clone(), reason });
+        }
+        let resizes = changes.size.is_some_and(|size_bytes| size_bytes != held.record().size_bytes);
+        if disc.running_move().is_some() && (resizes || changes.image.is_some()) {
+            return Err(Refusal::Busy { name: name.clone(), reason: "it is being moved to another tail".to_owned() });
         }
         let new = changes.apply(held.record())?;
         let image = self.check_phase(&disc, &held, &new, &changes).await?;

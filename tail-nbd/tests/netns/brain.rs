@@ -30,7 +30,13 @@ pub struct Brain {
 impl Brain {
     /// Listens; nobody is connected yet.
     pub async fn listen() -> Self {
-        let listener = TcpListener::bind("[fd00:b16:0:2::1]:7770").await.unwrap();
+        Self::listen_for(1).await
+    }
+
+    /// Listens for that tail.
+    pub async fn listen_for(number: u16) -> Self {
+        let address = format!("[fd00:b16:0:2::1]:{}", 7769 + number);
+        let listener = TcpListener::bind(address).await.unwrap();
         Self { listener, link: None, hello: None, resources: BTreeMap::new(), epoch: 1 }
     }
 

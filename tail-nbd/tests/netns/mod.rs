@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod brain;
+pub mod lan;
 pub mod tail;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -29,18 +29,26 @@ pub struct Tail {
 impl Tail {
     /// Prepares its files.
     pub fn new(net: &Net) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::numbered(&net.tail, 1)
+    }
+
+    /// Prepares the files of tail1, tail2 …, whose address ends in 21, 22 … and whose brain listens on port 7770, 7771 …
+    pub fn numbered(namespace: &str, number: u16) -> Self {
+        // The build's directory: a real file system, with holes.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         for name in ["sata1", "images"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let tail = Self { namespace: net.tail.clone(), folder, process: None, heir: None, notified: None };
+        let tail = Self { namespace: namespace.to_owned(), folder, process: None, heir: None, notified: None };
         let at = tail.folder.path().display();
+        let (port, address) = (7769 + number, format!("fd00:b16:0:2::{}", 20 + number));
         let config = format!(
-            r#"name = "tail1"
-brains = ["[fd00:b16:0:2::1]:7770"]
+            r#"name = "tail{number}"
+brains = ["[fd00:b16:0:2::1]:{port}"]
 storage_prefix = "fd00:b16:0:d::/64"
 storage_interface = "storage0"
-storage_address = "fd00:b16:0:2::21"
+storage_address = "{address}"
+migration_listen = "[{address}]:7771"
 state_dir = "{at}/state"
 images_dir = "{at}/images"
 shards = 2

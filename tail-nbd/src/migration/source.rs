@@ -1,0 +1,222 @@
+//! The copying at the source: extents and written runs of the data file, onto the link.
+//!
+//! What can be lost, and why it is not: a run that was taken from the map of written blocks stays in `pending` until it is
+//! queued whole, so a pass that is interrupted at any point sends it again. What is read may be older than what a
+//! client writes meanwhile; that write is marked when it is over, and sent in a later pass.
+
+use super::Ended;
+use super::link::Link;
+use super::pace::Pace;
+use super::wire::{Control, DATA_BYTES_MAX, Hello, Message, VERSION};
+use crate::geometry::{ByteRange, DiscSize};
+use crate::jobs::import::next_extent;
+use crate::limits::WINDOW_BYTES;
+use crate::ring::uring::Window;
+use crate::shard::Shards;
+use crate::time::Instant;
+use rustix::fs::{Advice, fadvise};
+use spine::id::DiscNumber;
+use spine::resource::migration::MigrationErrorKind;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use tokio_uring::buf::BoundedBuf as _;
+
+/// What is taken from the map of written blocks at once, in bytes.
+const TAKE_BYTES: u64 = 8 << 20;
+
+/// Sends a disc.
+pub struct Copier {
+    /// The connection.
+    pub link: Link,
+    pace: Pace,
+    number: DiscNumber,
+    size: DiscSize,
+    file: File,
+    data: tokio_uring::fs::File,
+    buffer: Vec<u8>,
+    credit_bytes: u64,
+    copied_bytes: u64,
+    pending: VecDeque<ByteRange>,
+    window: Option<Window>,
+    opened: std::time::Instant,
+}
+
+impl Copier {
+    /// Introduces the disc to the target.
+    ///
+    /// # Errors
+    /// When the target does not want it.
+    pub async fn open(mut link: Link, hello: Hello, file: File, pace: Pace) -> Result<Self, Ended> {
+        let (number, size_bytes) = (hello.number, hello.size_bytes);
+        let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
+        let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
+        link.send(&Control::Hello(hello)).await?;
+        let welcome = match link.receive().await? {
+            Message::Control(Control::Welcome(welcome)) if welcome.version == VERSION => welcome,
+            other => return Err(Ended::unexpected(other)),
+        };
+        let data = file.try_clone().map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
+        Ok(Self {
+            link,
+            pace,
+            number,
+            size,
+            file,
+            data: tokio_uring::fs::File::from_std(data),
+            buffer: vec![0; DATA_BYTES_MAX],
+            credit_bytes: welcome.credit_bytes,
+            copied_bytes: 0,
+            pending: VecDeque::new(),
+            window: None,
+            opened: std::time::Instant::now(),
+        })
+    }
+
+    /// Bytes of data sent so far.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
+    }
+
+    /// Bytes of the disc that are no holes.
+    ///
+    /// # Errors
+    /// When the filesystem cannot tell.
+    pub fn allocated_bytes(&self) -> Result<u64, Ended> {
+        let (mut at, mut total) = (0, 0);
+        while let Some((start, end)) =
+            next_extent(&self.file, at, self.size.bytes()).map_err(|e| self.unreadable(at, e))?
+        {
+            (at, total) = (end, total + (end - start));
+        }
+        Ok(total)
+    }
+
+    /// Sends the whole disc once. `told` hears after each piece how much was sent.
+    ///
+    /// # Errors
+    /// When it fails on either side.
+    pub async fn send_all(&mut self, told: &dyn Fn(u64)) -> Result<(), Ended> {
+        let all = self.size.range(0, self.size.bytes()).expect("a disc has all of its bytes");
+        self.send_range(all, told).await
+    }
+
+    /// Sends what was written, about `bytes_max` of it, and returns how much is left.
+    ///
+    /// # Errors
+    /// When it fails on either side, or it is not known any more what was written.
+    pub async fn send_written(&mut self, shards: &Shards, bytes_max: u64, told: &dyn Fn(u64)) -> Result<u64, Ended> {
+        let lost = |error| Ended::new(MigrationErrorKind::Stopped, format!("the disc was closed: {error}"));
+        let mut sent_bytes = 0;
+        loop {
+            while let Some(run) = self.pending.front().copied() {
+                self.send_range(run, told).await?;
+                sent_bytes += run.length();
+                self.pending.pop_front();
+            }
+            let wanted = bytes_max.saturating_sub(sent_bytes).min(TAKE_BYTES);
+            let taken = shards.take_written(self.number, wanted).await.map_err(lost)?;
+            if taken.runs.is_empty() {
+                return Ok(taken.left_bytes);
+            }
+            self.pending.extend(taken.runs);
+        }
+    }
+
+    /// Ends a pass: returns when the target has it durably.
+    ///
+    /// # Errors
+    /// When it fails on either side.
+    pub async fn sync(&mut self, pass: u32) -> Result<(), Ended> {
+        self.link.send(&Control::PassEnd { pass }).await?;
+        loop {
+            match self.hear().await? {
+                Some(Control::Synced { pass: done }) if done == pass => return Ok(()),
+                Some(other) => return Err(Ended::unexpected(Message::Control(other))),
+                None => {}
+            }
+        }
+    }
+
+    /// The target's next word; `None` when it was credit.
+    ///
+    /// # Errors
+    /// When the link broke, or the target has given up.
+    pub async fn hear(&mut self) -> Result<Option<Control>, Ended> {
+        match self.link.receive().await? {
+            Message::Control(Control::Credit { bytes }) => {
+                self.credit_bytes = self.credit_bytes.saturating_add(bytes);
+                Ok(None)
+            }
+            Message::Control(Control::Failed { kind, message }) => Err(Ended { kind, message }),
+            Message::Control(other) => Ok(Some(other)),
+            other => Err(Ended::unexpected(other)),
+        }
+    }
+
+    async fn send_range(&mut self, range: ByteRange, told: &dyn Fn(u64)) -> Result<(), Ended> {
+        let mut at = range.offset();
+        while at < range.end() {
+            let extent = next_extent(&self.file, at, range.end()).map_err(|error| self.unreadable(at, error))?;
+            let (start, end) = extent.unwrap_or((range.end(), range.end()));
+            if start > at {
+                self.link.queue_hole(at, start - at);
+                self.link.flush().await?;
+            }
+            at = start;
+            while at < end {
+                at += self.send_piece(at, end).await?;
+                told(self.copied_bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the next bytes that are no hole.
+    async fn send_piece(&mut self, at: u64, end: u64) -> Result<u64, Ended> {
+        let length = (end - at).min(self.pace.piece_bytes(DATA_BYTES_MAX as u64));
+        while self.credit_bytes < length {
+            if let Some(other) = self.hear().await? {
+                return Err(Ended::unexpected(Message::Control(other)));
+            }
+        }
+        let since = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let pause = self.pace.handle_piece(Instant::from_nanoseconds(since), length);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        let was_cached = self.is_cached(at, length);
+        // It is lost when this is dropped while the kernel has it.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(DATA_BYTES_MAX, 0);
+        let (read, slice) = self.data.read_at(buffer.slice(..length as usize), at).await;
+        self.buffer = slice.into_inner();
+        let read = read.map_err(|error| self.unreadable(at, error))?;
+        if read == 0 {
+            return Err(self.unreadable(at, io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")));
+        }
+        if let (false, Some(length)) = (was_cached, NonZeroU64::new(length)) {
+            // What no client has asked for is not to push out what they have. A refusal costs cache only.
+            let _ = fadvise(&self.file, at, Some(length), Advice::DontNeed);
+        }
+        self.link.queue_data(at, &self.buffer[..read]);
+        self.credit_bytes -= read as u64;
+        self.copied_bytes += read as u64;
+        self.link.flush().await?;
+        Ok(read as u64)
+    }
+
+    fn is_cached(&mut self, at: u64, length: u64) -> bool {
+        if !self.window.as_ref().is_some_and(|window| window.covers(at)) {
+            self.window = Window::open(&self.file, at / WINDOW_BYTES * WINDOW_BYTES).ok();
+        }
+        let (Some(window), Some(range)) = (&self.window, self.size.range(at, length)) else { return true };
+        window.is_resident(range)
+    }
+
+    fn unreadable(&self, at: u64, error: io::Error) -> Ended {
+        let message = format!("disc {} cannot be read at byte {at}: {error}", self.number);
+        Ended::new(MigrationErrorKind::ReadError, message)
+    }
+}

@@ -1,0 +1,98 @@
+//! The copying at the target: what comes over the link, into the data file.
+
+use super::Ended;
+use crate::geometry::DiscSize;
+use crate::store::refusal::is_full;
+use rustix::fs::{Advice, fadvise};
+use spine::resource::migration::MigrationErrorKind;
+use std::fs::File;
+use std::io;
+
+/// Bytes of data that may be on their way: enough for a fast and distant link, little enough to be written soon.
+pub const CREDIT_BYTES: u64 = 32 << 20;
+
+/// How much is written before the source hears of it, in bytes.
+const CREDIT_STEP_BYTES: u64 = 4 << 20;
+
+/// How much of the copy may be in the page cache, in bytes, before it is written out and dropped from there.
+const CACHED_BYTES_MAX: u64 = 256 << 20;
+
+/// Takes a disc in.
+pub struct Receiver {
+    file: File,
+    data: tokio_uring::fs::File,
+    size: DiscSize,
+    uncredited_bytes: u64,
+    cached_bytes: u64,
+    received_bytes: u64,
+}
+
+impl Receiver {
+    /// Into this data file, which has that many bytes, holes included.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn new(file: File, size_bytes: u64) -> Result<Self, Ended> {
+        let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
+        let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
+        let data = tokio_uring::fs::File::from_std(file.try_clone().map_err(|error| unwritable(0, &error))?);
+        Ok(Self { file, data, size, uncredited_bytes: 0, cached_bytes: 0, received_bytes: 0 })
+    }
+
+    /// Bytes of data received so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Writes data. Returns how much credit the source is to get, when it is time for some.
+    ///
+    /// # Errors
+    /// When it is outside the disc, or cannot be written.
+    pub async fn write(&mut self, offset: u64, bytes: Vec<u8>) -> Result<Option<u64>, Ended> {
+        let length = bytes.len() as u64;
+        self.check(offset, length)?;
+        let (written, _) = self.data.write_all_at(bytes, offset).await;
+        written.map_err(|error| unwritable(offset, &error))?;
+        self.received_bytes += length;
+        self.cached_bytes += length;
+        if self.cached_bytes >= CACHED_BYTES_MAX {
+            self.sync().await?;
+        }
+        self.uncredited_bytes += length;
+        let due = self.uncredited_bytes >= CREDIT_STEP_BYTES;
+        Ok(due.then(|| std::mem::take(&mut self.uncredited_bytes)))
+    }
+
+    /// Punches a hole: holes are those of the source (safety rule 22).
+    ///
+    /// # Errors
+    /// When it is outside the disc, or cannot be done.
+    pub async fn punch(&mut self, offset: u64, length: u64) -> Result<(), Ended> {
+        self.check(offset, length)?;
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.data.fallocate(offset, length, mode).await.map_err(|error| unwritable(offset, &error))
+    }
+
+    /// Makes everything durable, and drops from the page cache what no client here has asked for.
+    ///
+    /// # Errors
+    /// When it fails: what was received cannot be trusted then.
+    pub async fn sync(&mut self) -> Result<(), Ended> {
+        self.data.sync_data().await.map_err(|error| unwritable(0, &error))?;
+        if std::mem::take(&mut self.cached_bytes) > 0 {
+            // A refusal costs cache only.
+            let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        }
+        Ok(())
+    }
+
+    fn check(&self, offset: u64, length: u64) -> Result<(), Ended> {
+        let outside = || Ended::new(MigrationErrorKind::Protocol, "the other tail sent bytes outside the disc");
+        self.size.range(offset, length).map(|_| ()).ok_or_else(outside)
+    }
+}
+
+fn unwritable(at: u64, error: &io::Error) -> Ended {
+    let kind = if is_full(error) { MigrationErrorKind::NoSpace } else { MigrationErrorKind::WriteError };
+    Ended::new(kind, format!("the copy cannot be written at byte {at}: {error}"))
+}
