@@ -22,7 +22,7 @@
 //! | the source says that this id ended with an error | `remove {"generation":g+1,"aborted":id}` at the target |
 //! | source `fenced`, target still `prepared` | `update {"commit":{id,generation}}` at the target, from the source's own report |
 //! | target `owner` of g+1 | records its new tail, then `remove {"generation":g+1}` at the source |
-//! | a tail is lost for good (an operator says so) | `update {"promote":true,"generation":higher,"attachments":[],…}` at the other |
+//! | a tail is lost for good (an operator says so) | `update {"promote":true,"generation":higher,"attachments":[],…}` at the other (no tail carries that out yet) |
 //!
 //! Size, attachments and their version go from the source to the target inside the freeze (safety rule 5): the target is
 //! not told of them by the brain before it is the owner, and a withdrawal counts when the owner has answered it.
