@@ -147,6 +147,7 @@ brains = [{brain}]
 storage_prefix = {prefix}
 storage_interface = {interface}
 storage_address = {storage}
+migration_listen = {migration}
 state_dir = {state}
 images_dir = {images}
 "#,
@@ -155,6 +156,7 @@ images_dir = {images}
         prefix = quoted(STORAGE_PREFIX),
         interface = quoted(&Lan::Storage.interface()),
         storage = quoted(&plan.storage_address(node).unwrap_or_default()),
+        migration = quoted(&format!("[{}]:{MIGRATION_PORT}", plan.storage_address(node).unwrap_or_default())),
         state = quoted_path(&root.join("state")),
         images = quoted_path(images),
     );
@@ -168,6 +170,9 @@ images_dir = {images}
     }
     text
 }
+
+/// Where tails take discs from each other.
+const MIGRATION_PORT: u16 = 7771;
 
 /// A TOML string: JSON's quoting is a part of TOML's.
 fn quoted(text: &str) -> String {
