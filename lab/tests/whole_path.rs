@@ -40,6 +40,7 @@ const STEPS: &[(&str, Step)] = &[
     ("r186_a_restarted_head_adopts_its_guests", head_killed),
     ("r056_a_crashed_guest_is_started_again", guest_crashed),
     ("r087_a_disc_grows_under_a_running_guest", disc_grows),
+    ("r012_r120_discs_move_under_a_running_guest", discs_move),
     ("r050_disc_new_and_list", disc_new),
     ("r001_shutdown_start_restart_stop", power),
     ("r001_vm_delete_and_purge_free_the_discs", delete),
@@ -281,6 +282,37 @@ fn disc_grows(lab: &TestLab) -> Result<()> {
     let shrunk =
         lab.bigv(&["disc", "resize", "web1", "--disc-label", &label, "--disc-size", "1", "--force"]).output()?;
     ensure!(!shrunk.status.success(), "R088: the disc of a running guest was shrunk");
+    Ok(())
+}
+
+/// An operator moves a disc of a running guest to the other tail, and then empties a tail (R126, B13). The guest, which
+/// writes all the while, only reconnects.
+fn discs_move(lab: &TestLab) -> Result<()> {
+    let before = guest(lab)?.context("no guest")?;
+    let disc = json(lab, &["disc", "list", "web1"])?[0].clone();
+    let (id, from) = (disc["id"].to_string(), disc["storage_pool"].as_str().context("it is in no pool")?.to_owned());
+    let to = if from == "tail1-sata1" { "tail2-sata1" } else { "tail1-sata1" };
+    let mut console = Console::log_in(lab)?;
+    console.run("echo remember me | dd of=/dev/vdb conv=notrunc,fsync 2> /dev/null")?;
+    console.run("(while :; do date > /moving; sync; done) > /dev/null 2>&1 & true")?;
+    let plan = bigv(lab, &["--admin", "migrate", "disc", &id, to, "--plan"])?;
+    ensure!(plan.contains(&from) && plan.contains(to), "the plan says nothing of it: {plan}");
+    let moved = bigv(lab, &["--admin", "migrate", "disc", &id, to])?;
+    ensure!(moved.contains("done") && moved.contains(to), "{moved}");
+    let disc = &json(lab, &["disc", "list", "web1"])?[0];
+    ensure!(disc["storage_pool"] == to && disc["status"]["state"] == "serving", "it lies elsewhere: {disc}");
+    console.remembers()?;
+    ensure!(guest(lab)?.as_ref() == Some(&before), "the guest is another process");
+
+    let tail = to.split('-').next().context("a pool's label starts with its tail")?;
+    bigv(lab, &["--admin", "empty", "tail", tail])?;
+    let discs = json(lab, &["disc", "list", "web1"])?;
+    let left = |disc: &Value| disc["storage_pool"].as_str().is_some_and(|pool| !pool.starts_with(tail));
+    ensure!(discs.as_array().is_some_and(|discs| discs.iter().all(left)), "the tail is not empty: {discs}");
+    bigv(lab, &["--admin", "update", "tail", tail, "--usage-strategy", "none"])?;
+    console.remembers()?;
+    console.run("kill $!")?;
+    ensure!(guest(lab)? == Some(before), "the guest is another process");
     Ok(())
 }
 
