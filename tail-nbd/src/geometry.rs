@@ -64,6 +64,18 @@ impl ByteRange {
         self.offset + self.length
     }
 
+    /// The whole blocks of this many bytes, a power of two, that the range is in.
+    #[must_use]
+    pub fn widened_to(self, block_bytes: u64) -> Self {
+        let offset = self.offset & !(block_bytes - 1);
+        Self { offset, length: ((self.end() + block_bytes - 1) & !(block_bytes - 1)) - offset }
+    }
+
+    /// True when the two have a byte in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.offset < other.end() && other.offset < self.end()
+    }
+
     /// The piece that starts `done` bytes into the range and is at most `piece_bytes_max` long.
     ///
     /// # Panics
@@ -78,6 +90,19 @@ impl ByteRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_blocks_are_the_least_that_hold_a_range() {
+        let size = DiscSize::from_bytes(1 << 20).unwrap();
+        for (offset, length, wanted) in
+            [(0, 512, (0, 512)), (1, 511, (0, 512)), (511, 2, (0, 1024)), (1024, 1, (1024, 512))]
+        {
+            let blocks = size.range(offset, length).unwrap().widened_to(512);
+            assert_eq!((blocks.offset(), blocks.length()), wanted, "{length} at {offset}");
+        }
+        let (one, next) = (size.range(0, 512).unwrap(), size.range(512, 512).unwrap());
+        assert!(!one.overlaps(next) && !next.overlaps(one) && one.overlaps(size.range(511, 2).unwrap()));
+    }
 
     #[test]
     fn a_range_is_inside_or_is_not_made() {

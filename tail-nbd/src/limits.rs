@@ -128,6 +128,19 @@ pub const LARGE_WRITE_BYTES: u64 = 32 << 10;
 /// Requests that may be cut are worked on in pieces of this many bytes (safety rule 25).
 pub const PIECE_BYTES: usize = 1 << 20;
 
+/// Bytes of the buffer for a piece: a piece that does not begin and end with a block is widened by up to a block at each
+/// end, and has room for what these blocks held before.
+pub const PIECE_BUFFER_BYTES: usize = PIECE_BYTES + 4 * BLOCK_BYTES_MAX;
+
+/// Largest block that a file is read and written in without the page cache, in bytes: a page. Buffers begin at one.
+pub const BLOCK_BYTES_MAX: usize = 4096;
+
+/// Changes of a disc without the page cache that are compared with each other; what comes beyond waits in a queue.
+pub const LOCKS_MAX: usize = 256;
+
+/// Writes of a shard without the page cache. Each has a buffer, so this is never reached.
+pub const CHANGES_MAX: usize = 1 << 16;
+
 /// A disc whose connections have this many bytes of data buffers gets no more, so that clients that do not
 /// read their replies starve no other disc. A disc that has none always gets one.
 pub const HELD_BYTES_MAX: usize = 8 << 20;

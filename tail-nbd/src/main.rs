@@ -73,7 +73,8 @@ enum Command {
         /// Refuse whatever would change a file
         #[arg(long)]
         read_only: bool,
-        /// How the files are read and written: cached, or copied, which never sends the page cache's own pages
+        /// How the files are read and written: cached, copied, which never sends the page cache's own
+        /// pages, or direct, past the page cache
         #[arg(long, value_name = "MODE", default_value = "cached")]
         io: IoMode,
         #[command(flatten)]

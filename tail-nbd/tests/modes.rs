@@ -5,7 +5,7 @@
 mod common;
 
 use common::{LOOPBACK, MIB, PATIENCE, Peer, Tail, has, pattern};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::io::ErrorKind;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -16,7 +16,7 @@ use tail_nbd::nbd::request::Header;
 use tail_nbd::nbd::wire::{chunk_type, command_type};
 use tail_nbd::shard::Access;
 
-const MODES: [IoMode; 2] = [IoMode::Cached, IoMode::Copied];
+const MODES: [IoMode; 3] = [IoMode::Cached, IoMode::Copied, IoMode::Direct];
 
 fn read(cookie: u64, offset: u64, length: u64) -> Header {
     Header { flags: 0, command: command_type::READ, cookie, offset, length }
@@ -42,6 +42,65 @@ fn a_copied_reply_is_what_was_read_whatever_is_written_before_it_is_taken() {
         arrived[at..at + data.len() - 8].copy_from_slice(&data[8..]);
     }
     assert!(arrived == wanted, "the replies are of before the write");
+}
+
+/// Writes that share blocks, from many connections at once, and zeroes among them: no byte of one is lost to another.
+#[test]
+fn writes_of_parts_of_blocks_lose_nothing_to_each_other() {
+    for io in MODES {
+        let mut tail = Tail::start(1);
+        tail.io = io;
+        let disc = tail.serve(1, MIB);
+        disc.connect().write(0, &pattern(9, 1 << 20));
+        let mut wanted = pattern(9, 1 << 20);
+        // Each writer has every eighth run of 100 to 300 bytes, so that each block has several.
+        let runs: Vec<(usize, usize)> = (0..1500).map(|run| (run * 300, 100 + run * 37 % 200)).collect();
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (mine, disc) = (runs.iter().skip(writer).step_by(8), &disc);
+                scope.spawn(move || {
+                    let (mut peer, mut out, mut count) = (disc.connect(), vec![], 0);
+                    for (offset, length) in mine {
+                        let zeroes = offset % 7 == 0;
+                        let command = if zeroes { command_type::WRITE_ZEROES } else { command_type::WRITE };
+                        let (offset, cookie, length) = (*offset as u64, *offset as u64, *length);
+                        let header = Header { flags: 0, command, cookie, offset, length: length as u64 };
+                        peer.client.write_request(&mut out, header);
+                        if !zeroes {
+                            out.extend(pattern(offset, length));
+                        }
+                        count += 1;
+                    }
+                    std::io::Write::write_all(&mut peer.socket, &out).unwrap();
+                    (0..count).for_each(|_| assert_eq!(peer.next().expect("an answer").error(), 0));
+                });
+            }
+        });
+        for (offset, length) in runs {
+            let bytes = if offset % 7 == 0 { vec![0; length] } else { pattern(offset as u64, length) };
+            wanted[offset..offset + length].copy_from_slice(&bytes);
+        }
+        let mut peer = disc.connect();
+        assert!(peer.read(0, 1 << 20) == wanted, "{io:?}");
+        for (offset, length) in [(1, 511), (511, 2), (4095, 70_001), (77, 300_000)] {
+            assert!(
+                peer.read(offset, length) == wanted[offset as usize..][..length as usize],
+                "{io:?}: {length} at {offset}"
+            );
+        }
+        assert!(std::fs::read(tail.path(1)).unwrap() == wanted, "{io:?}: the file");
+    }
+}
+
+#[test]
+fn a_disc_that_is_no_whole_number_of_blocks_is_served_all_the_same() {
+    let mut tail = Tail::start(1);
+    tail.io = IoMode::Direct;
+    let disc = tail.serve(1, MIB + 100);
+    let mut peer = disc.connect();
+    peer.write(MIB - 50, &pattern(1, 150));
+    assert_eq!(peer.read(MIB - 50, 150), pattern(1, 150));
+    assert_eq!(std::fs::metadata(tail.path(1)).unwrap().len(), MIB + 100, "the file does not grow");
 }
 
 /// A file of zeroes that another process has: stopped, it answers nothing, as a disk that hangs.
@@ -90,6 +149,9 @@ impl SlowFile {
         let (done, waiting) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             self.signal(Signal::STOP);
+            // It answers until all of its threads have stopped.
+            let stopped = waitpid(Some(Pid::from_child(&self.server)), WaitOptions::UNTRACED).unwrap();
+            assert!(stopped.is_some_and(|(_, status)| status.stopped()));
             scope.spawn(move || {
                 let _ = waiting.recv_timeout(PATIENCE);
                 self.signal(Signal::CONT);

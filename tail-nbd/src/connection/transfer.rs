@@ -33,6 +33,12 @@ pub struct Transfer {
     pub abandoned: bool,
     /// What went wrong first.
     pub error: Option<Error>,
+    /// What the read in the kernel is for, when it reads whole blocks.
+    pub reading: Option<ByteRange>,
+    /// It has a lock of its blocks, or waits for one.
+    pub locked: bool,
+    /// A share of the file while it waits for that, so that nobody thinks the disc is still.
+    pub waiting: Option<Handle>,
     method: Method,
 }
 
@@ -62,6 +68,9 @@ impl Transfer {
             landing,
             abandoned: false,
             error: None,
+            reading: None,
+            locked: false,
+            waiting: None,
             method,
         }
     }

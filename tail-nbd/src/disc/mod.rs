@@ -9,12 +9,13 @@
 //! ```
 //!
 //! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied,
-//! [`extents`] what is a hole, [`sparse`] which holes a read can leave out, [`mode`] how the file is read and written,
+//! [`extents`] what is a hole, [`sparse`] which holes a read can leave out, [`mode`] how the file is read and written, [`locks`] what must not be changed at once,
 //! and [`warmth`] which reads may be slow.
 
 pub mod barrier;
 pub mod dirty;
 pub mod extents;
+pub mod locks;
 pub mod mode;
 pub mod sparse;
 pub mod warmth;
@@ -30,6 +31,7 @@ use crate::ring::uring::Window;
 use crate::shard::Access;
 use barrier::Barrier;
 use dirty::Dirty;
+use locks::Locks;
 use mode::IoMode;
 use rustix::net::Shutdown;
 use sparse::Sparse;
@@ -61,6 +63,10 @@ pub struct Disc {
     /// Operations in the kernel that change its file. They may hold the lock of the file while they wait for the device,
     /// and whoever looks for holes takes it.
     pub changes_count: u32,
+    /// What its file is read and written in, past the page cache, in bytes; none when it goes through it.
+    pub block_bytes: Option<u64>,
+    /// Changes past the page cache.
+    pub locks: Locks<Locker>,
     /// What is known of the holes in its file.
     pub sparse: Sparse,
     /// What was written since it was copied, while it moves to another tail.
@@ -85,6 +91,15 @@ pub struct Disc {
     pub is_file: bool,
     /// Totals for the operator.
     pub counters: DiscCounters,
+}
+
+/// Who changes blocks past the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locker {
+    /// A piece of a WRITE: a change.
+    Change(Token),
+    /// A TRIM or WRITE_ZEROES: a transfer.
+    Transfer(Token),
 }
 
 /// See the picture at the top.
@@ -147,6 +162,27 @@ impl Disc {
     /// True when nothing may be begun for it: it is frozen, or being frozen.
     pub fn is_frozen(&self) -> bool {
         matches!(self.state, State::Freezing { .. } | State::Frozen)
+    }
+
+    /// How it is read and written, for the size that it has. What cannot be done directly is copied, which is told.
+    pub fn set_mode(&mut self) {
+        self.block_bytes = None;
+        if self.io != IoMode::Direct {
+            return mode::end_direct(&self.data);
+        }
+        match mode::begin_direct(&self.data, self.size.bytes()) {
+            Ok(block_bytes) => self.block_bytes = Some(block_bytes),
+            Err(error) => {
+                mode::end_direct(&self.data);
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(disc = %self.number, error, "io = direct is not possible; it goes through the page cache");
+            }
+        }
+    }
+
+    /// The blocks of a range, when they are read and written as a whole.
+    pub fn blocks_of(&self, range: ByteRange) -> Option<ByteRange> {
+        self.block_bytes.map(|block_bytes| range.widened_to(block_bytes))
     }
 
     /// True when all of a range is in the page cache. Ranges that no pipe holds count as absent.

@@ -10,7 +10,7 @@
 use super::pipe::Pipe;
 use crate::buffer::Buffer;
 use crate::error::Errno;
-use crate::limits::{BATCH_PARTS_MAX, PIECE_BYTES};
+use crate::limits::{BATCH_PARTS_MAX, PIECE_BUFFER_BYTES};
 
 /// Headers and payloads, in the order of the wire.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Batch {
     /// Puts the first `length` bytes of a buffer behind everything that is there.
     pub fn push_payload(&mut self, buffer: Buffer, length: usize) {
         assert!(length <= buffer.capacity());
-        self.whole |= buffer.capacity() > PIECE_BYTES;
+        self.whole |= buffer.capacity() > PIECE_BUFFER_BYTES;
         self.seal();
         self.parts.push(Part::Payload { buffer, length });
     }

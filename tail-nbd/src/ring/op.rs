@@ -136,6 +136,8 @@ pub enum Owner {
     Transfer(Token),
     /// The barrier of a disc.
     Sync(Token),
+    /// A piece of a write that is written in whole blocks.
+    Change(Token),
 }
 
 /// An operation that is over.

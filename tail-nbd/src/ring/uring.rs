@@ -20,7 +20,7 @@ use super::op::{Allocate, Completion, Handle, Op, Owner, decode};
 use super::pipe::{self, Sent};
 use super::probe::{Mask, ProbeError, probe};
 use super::slots::{Slots, Token};
-use crate::buffer::{ALIGNMENT, Buffer, Pool};
+use crate::buffer::{ALIGNMENT, Buffer, Pool, aligned};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{
@@ -114,7 +114,7 @@ impl Ring {
             uring,
             flights: ManuallyDrop::new(Slots::new(SLOTS_MAX)),
             wires: Vec::new(),
-            zeroes: vec![0; ZEROES_BYTES].leak(),
+            zeroes: aligned(ZEROES_BYTES),
             receive,
             done: Vec::new(),
             features,

@@ -11,7 +11,7 @@ use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
-    PACED_CONGESTION_CONTROL, PIECE_BYTES, TCP_USER_TIMEOUT_MS,
+    PACED_CONGESTION_CONTROL, PIECE_BUFFER_BYTES, TCP_USER_TIMEOUT_MS,
 };
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
@@ -278,7 +278,7 @@ impl Shard {
         // TLS encrypts what it has read once: a copy (safety rule 24).
         let may_refer = connection.transport != Transport::Tls;
         let pages = data.filter(|_| may_refer).and_then(|range| self.find_pages(disc, range));
-        let bytes = data.filter(|_| pages.is_none()).map_or(0, |range| range.length() as usize);
+        let bytes = data.filter(|_| pages.is_none()).map_or(0, |range| self.room_for(disc, range));
         let buffer = if bytes == 0 { None } else { self.take_buffer(disc, bytes) };
         let Some(connection) = self.connections.get_mut(token) else { return true };
         let short_of_memory = bytes > 0 && buffer.is_none();
@@ -317,8 +317,8 @@ impl Shard {
         }
         let Some(landing) = &mut connection.landing else { return true };
         if landing.buffer.is_none() {
-            let (disc, bytes) = (connection.disc, landing.piece_bytes());
-            let Some(buffer) = self.take_buffer(disc, bytes) else {
+            let (disc, piece) = (connection.disc, landing.piece());
+            let Some(buffer) = self.take_buffer(disc, self.room_for(disc, piece)) else {
                 self.wait_for_buffer(token);
                 return false;
             };
@@ -373,7 +373,7 @@ impl Shard {
 
     /// The one buffer for long replies may come back from another shard, which tells nobody.
     fn look_for_whole_soon(&mut self, bytes: usize) {
-        if bytes > PIECE_BYTES {
+        if bytes > PIECE_BUFFER_BYTES {
             self.look_soon();
         }
     }

@@ -201,7 +201,7 @@ impl Shard {
             Owner::Receive(connection) | Owner::Transmit(connection) => {
                 self.connections.get(connection).is_some_and(|connection| connection.held)
             }
-            Owner::Mailbox | Owner::Transfer(_) | Owner::Sync(_) => false,
+            Owner::Mailbox | Owner::Transfer(_) | Owner::Change(_) | Owner::Sync(_) => false,
         }
     }
 }

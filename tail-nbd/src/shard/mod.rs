@@ -24,6 +24,7 @@ mod carry;
 mod clients;
 #[cfg(test)]
 mod crowd;
+mod direct;
 pub mod driver;
 pub(crate) mod engine;
 mod events;

@@ -6,6 +6,8 @@ use super::owner::Shard;
 use crate::buffer::Holder;
 use crate::connection;
 use crate::disc::barrier::Barrier;
+use crate::disc::locks::Locks;
+use crate::disc::mode;
 use crate::disc::sparse::Sparse;
 use crate::disc::warmth::Warmth;
 use crate::disc::{Disc, State, Withdrawal};
@@ -97,7 +99,7 @@ impl Shard {
             None => open.own_address,
         };
         let is_file = open.data.metadata().is_ok_and(|metadata| metadata.is_file());
-        let disc = Disc {
+        let mut disc = Disc {
             number,
             data: Rc::new(open.data.into()),
             io: open.io,
@@ -108,6 +110,8 @@ impl Shard {
             own_address: open.own_address.to_canonical(),
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
             changes_count: 0,
+            block_bytes: None,
+            locks: Locks::default(),
             sparse: Sparse::default(),
             dirty: None,
             connections: Vec::new(),
@@ -121,6 +125,7 @@ impl Shard {
             is_file,
             counters: DiscCounters::default(),
         };
+        disc.set_mode();
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };
         let token = self.discs.insert(disc).map_err(full)?;
         self.numbers.insert(number, token);
@@ -245,6 +250,7 @@ impl Shard {
         let answer = if cuts { cut(disc, size) } else { check_kept(disc, size) };
         if answer.is_ok() {
             disc.size = size;
+            disc.set_mode();
             disc.sparse = Sparse::default();
         }
         let _ = reply.send(answer);
@@ -274,6 +280,8 @@ impl Shard {
             source: io::Error::from_raw_os_error(errno.0),
         });
         let State::Closing { reply, .. } = disc.state else { return };
+        // Who has a share of it still, may write anything to it.
+        mode::end_direct(&disc.data);
         // The file is given up before the answer: whoever asked may take the lock at once.
         drop((disc.data, disc.window, disc.listener));
         if let Some(reply) = reply {

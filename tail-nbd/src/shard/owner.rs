@@ -2,13 +2,17 @@
 
 use super::access::Grant;
 use super::alarms::Alarms;
+use super::direct::{Change, Unlocked};
 use super::events::Events;
 use super::handle::{Patience, ShardEvent, ShardStatus};
 use crate::buffer::{Buffer, Pool};
 use crate::connection::parking::Parking;
 use crate::connection::{Connection, State, transfer::Transfer};
+use crate::disc::locks::Locks;
 use crate::disc::{self, Disc};
-use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX};
+use crate::limits::{
+    CHANGES_MAX, CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX,
+};
 use crate::mailbox::Reply;
 use crate::metrics::Histogram;
 use crate::nbd::reply::Answer;
@@ -32,6 +36,9 @@ pub(super) struct Shard {
     pub(super) numbers: HashMap<DiscNumber, Token>,
     pub(super) connections: Slots<Connection>,
     pub(super) transfers: Slots<Transfer>,
+    /// Pieces of writes that are written in whole blocks.
+    pub(super) changes: Slots<Change>,
+    pub(super) unlocked: Unlocked,
     pub(super) pool: Pool,
     /// What one disc may have of it, in bytes.
     held_bytes_max: usize,
@@ -101,6 +108,8 @@ impl Shard {
             numbers: HashMap::new(),
             connections: Slots::new(CONNECTIONS_MAX),
             transfers: Slots::new(TRANSFERS_MAX),
+            changes: Slots::new(CHANGES_MAX),
+            unlocked: Unlocked::default(),
             held_bytes_max: HELD_BYTES_MAX.min(pool.own_bytes() / HELD_PART_MAX),
             pool,
             pipes: None,
@@ -169,6 +178,7 @@ impl Shard {
             Owner::Receive(connection) => self.handle_received(connection, completion),
             Owner::Transmit(connection) => self.handle_transmitted(connection, completion),
             Owner::Transfer(transfer) => self.handle_transfer(transfer, completion),
+            Owner::Change(change) => self.handle_change(change, completion),
             Owner::Sync(disc) => {
                 // Its share of the file is given up first: after the last sync the lock is promised to be free.
                 drop(completion.op);
@@ -537,7 +547,13 @@ impl Shard {
         for transfer in transfers {
             self.transfers.remove(transfer);
         }
+        let changes = self.changes.iter().filter(|(_, change)| change.disc == token);
+        for change in changes.map(|(token, _)| token).collect::<Vec<_>>() {
+            self.changes.remove(change);
+        }
         let Some(disc) = self.discs.get_mut(token) else { return true };
+        disc.locks = Locks::default();
+        self.unlocked = Unlocked::default();
         tracing::error!(disc = %disc.number, message, "a panic; the disc is out of service");
         disc.stop_listening();
         disc.connections.clear();

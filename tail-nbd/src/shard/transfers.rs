@@ -7,7 +7,7 @@ use crate::connection::State;
 use crate::connection::transfer::Transfer;
 use crate::disc::mode::IoMode;
 use crate::disc::sparse::Part;
-use crate::disc::{self, Disc};
+use crate::disc::{self, Disc, Locker};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{PAGES_BYTES_MIN, PIECE_BYTES, PIPE_BYTES};
@@ -40,6 +40,9 @@ impl Shard {
     pub(super) fn submit_read(&mut self, id: Token, mut buffer: Buffer, range: ByteRange) {
         let Some(transfer) = self.transfers.get(id) else { return };
         let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
+        if let Some(blocks) = disc.blocks_of(range) {
+            return self.submit_direct_read(id, buffer, range, blocks);
+        }
         // Only what is the last of its request, so that a read of a thousand pieces does not nest a thousand calls.
         let small = self.pipes.is_some() && range.length() < PAGES_BYTES_MIN && range == transfer.read_rest();
         let mut cold = disc.expects_to_wait(range, small);
@@ -66,6 +69,9 @@ impl Shard {
         }
         transfer.writes_count += 1;
         let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
+        if let Some(blocks) = disc.blocks_of(range) {
+            return self.submit_change(id, buffer, range, blocks);
+        }
         disc.changes_count += 1;
         let file = Rc::clone(&disc.data);
         self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start: 0, range }));
@@ -98,9 +104,10 @@ impl Shard {
             let disc = transfer.disc;
             let Part { range, hole } = Self::next_part(&mut self.discs, transfer, style);
             if !hole {
-                return match self.take_buffer(disc, range.length() as usize) {
+                let bytes = self.room_for(disc, range);
+                return match self.take_buffer(disc, bytes) {
                     Some(buffer) => self.submit_read(id, buffer, range),
-                    None => self.queue_read(id, range.length() as usize),
+                    None => self.queue_read(id, bytes),
                 };
             }
             if self.skip_hole(id, range) {
@@ -128,8 +135,18 @@ impl Shard {
         let (token, Some(disc)) = (transfer.disc, self.discs.get(transfer.disc)) else { return };
         let cut = self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
         match transfer.next_op(&disc.data) {
-            Some(_) if !cut && self.suspend(id) => {}
+            // Past the page cache there is nothing to be read ahead into.
+            Some(Op::Prefetch { .. }) if disc.block_bytes.is_some() => self.conclude(id),
+            // Zeroes are written so only where the file system can make none itself.
+            Some(Op::WriteZeroBytes { range, .. }) if disc.blocks_of(range).is_some_and(|blocks| blocks != range) => {
+                self.fail(id, Errno(libc::EOPNOTSUPP));
+            }
+            // Who has a lock comes to his end: others wait for it.
+            Some(_) if !cut && !transfer.locked && self.suspend(id) => {}
             Some(op) if !cut => {
+                if op.changes_file() && !self.lock_blocks(id) {
+                    return;
+                }
                 if let Some(disc) = self.discs.get_mut(token) {
                     disc.changes_count += u32::from(op.changes_file());
                 }
@@ -158,6 +175,9 @@ impl Shard {
             }
         }
         match completion.op {
+            Op::Read { file, buffer, start, range, .. } if transfer.reading.is_some() => {
+                self.handle_direct_read(id, (file, buffer, start, range), result);
+            }
             Op::Read { file, buffer, start, range, cold } => match progress(result, range) {
                 Progress::Done => self.handle_read(id, buffer, start + range.length() as usize),
                 Progress::Rest(rest) => {
@@ -205,7 +225,7 @@ impl Shard {
     }
 
     /// A piece has been read into a buffer.
-    fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
+    pub(super) fn handle_read(&mut self, id: Token, buffer: Buffer, length: usize) {
         self.answer_read(id, length as u64, |batch| batch.push_payload(buffer, length));
     }
 
@@ -224,7 +244,7 @@ impl Shard {
     }
 
     /// A write is answered when its payload is all there and nothing of it is in the kernel.
-    fn finish_write(&mut self, id: Token) {
+    pub(super) fn finish_write(&mut self, id: Token) {
         let Some(transfer) = self.transfers.get(id) else { return };
         if !transfer.landing && transfer.writes_count == 0 {
             self.conclude(id);
@@ -250,13 +270,13 @@ impl Shard {
         self.finish(id);
     }
 
-    fn fail(&mut self, id: Token, errno: Errno) {
+    pub(super) fn fail(&mut self, id: Token, errno: Errno) {
         self.note_error(id, errno);
         self.reply_error(id);
         self.finish(id);
     }
 
-    fn note_error(&mut self, id: Token, errno: Errno) {
+    pub(super) fn note_error(&mut self, id: Token, errno: Errno) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let error = reply::wire_error(&transfer.request.command, errno);
         transfer.error.get_or_insert(error);
@@ -301,6 +321,9 @@ impl Shard {
         }
         if let Some(connection) = self.connections.get_mut(transfer.connection) {
             connection.in_flight_count -= 1;
+        }
+        if transfer.locked {
+            self.unlock_blocks(transfer.disc, Locker::Transfer(id));
         }
         self.touch(transfer.connection);
     }

@@ -8,6 +8,7 @@ use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::RECEIVE_BYTES;
 use crate::ring::op::{Allocate, Completion, Handle, Op, Owner};
+use rustix::fs::{OFlags, fcntl_getfl};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -248,10 +249,14 @@ impl Flight {
     fn store(&mut self, disc: usize, outside: &mut Outside<'_>, faults: Faults) -> Result<u32, i32> {
         let (disk, chance) = (&mut *outside.disks[disc], &mut *outside.chance);
         let fails = chance.one_in(faults.fail);
+        let block = self.op.block();
+        if !self.op.is_aligned_to(block) {
+            return Err(libc::EINVAL);
+        }
         let portion = |chance: &mut Chance, range: &ByteRange| {
             let short = fails || chance.one_in(faults.shorten);
             let all = range.length() as usize;
-            if short { chance.portion(all) } else { all }
+            if short { chance.portion(all).next_multiple_of(block) } else { all }
         };
         let done_count = match &mut self.op {
             Op::Read { buffer, start, range, .. } => {
@@ -309,6 +314,30 @@ impl Flight {
             });
         }
         Ok(done_count as u32)
+    }
+}
+
+impl Op {
+    /// What a file takes as a whole, in bytes: without the page cache a page.
+    fn block(&self) -> usize {
+        match self {
+            Self::Read { file, .. } | Self::Write { file, .. } | Self::WriteZeroBytes { file, .. }
+                if fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT)) =>
+            {
+                4096
+            }
+            _ => 1,
+        }
+    }
+
+    /// As the kernel wants it without the page cache.
+    fn is_aligned_to(&self, block: usize) -> bool {
+        let (start, range) = match self {
+            Self::Read { start, range, .. } | Self::Write { start, range, .. } => (*start, range),
+            Self::WriteZeroBytes { range, .. } => (0, range),
+            _ => return true,
+        };
+        [start as u64, range.offset(), range.length()].iter().all(|number| number.is_multiple_of(block as u64))
     }
 }
 

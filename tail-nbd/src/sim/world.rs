@@ -96,6 +96,7 @@ pub(super) struct Pools {
 pub(super) struct Export {
     number: DiscNumber,
     disk: Disk,
+    io: IoMode,
     history: History,
     /// Which attachments have access.
     access: [bool; ATTACHMENTS],
@@ -622,7 +623,7 @@ impl World {
         let disc = OpenDisc {
             number: export.number,
             data,
-            io: IoMode::default(),
+            io: export.io,
             size_bytes: export.disk.size(),
             listener: Some(listener),
             access: export.allowed(disc),
@@ -727,9 +728,12 @@ impl World {
 
 impl Export {
     fn new(disc: usize, bytes: u64, chance: &mut Chance) -> Self {
+        let can_punch = !chance.one_in(4);
         Self {
             number: DiscNumber(disc as u64 + 1),
-            disk: Disk::new(bytes, !chance.one_in(4)),
+            disk: Disk::new(bytes, can_punch),
+            // Of a size that is no whole number of blocks it is copied all the same.
+            io: if can_punch && chance.one_in(2) { IoMode::Direct } else { IoMode::Cached },
             history: History::new(bytes),
             access: [true; ATTACHMENTS],
             standing: Standing::Closed,
