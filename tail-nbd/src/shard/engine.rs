@@ -1,4 +1,4 @@
-//! A turn of the loop without a ring: what the kernel's driver and the simulation share.
+//! A turn of the loop without a ring: what the kernel's driver, the simulation and the benchmarks share.
 //!
 //! In each turn, in this order: [`Engine::begin`], [`Engine::apply`] for each completion and [`Engine::deliver`] for
 //! each letter, [`Engine::maintain`], then [`Engine::next_op`] until it has none.
@@ -16,19 +16,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use tokio::sync::mpsc;
 
 /// A shard, and what keeps a panic inside the disc that it belongs to (safety rule 27).
-pub(crate) struct Engine {
+pub struct Engine {
     pub(super) shard: Shard,
     work: Vec<Work>,
 }
 
 impl Engine {
     /// A shard without discs, whose data buffers come from `pool`.
-    pub(crate) fn new(events: mpsc::Sender<ShardEvent>, patience: Patience, pool: Pool) -> Self {
+    pub fn new(events: mpsc::Sender<ShardEvent>, patience: Patience, pool: Pool) -> Self {
         Self { shard: Shard::new(events, patience, pool), work: Vec::new() }
     }
 
     /// Has large reads of what is in the page cache answered without a copy.
-    pub(crate) fn use_pipes(&mut self, pipes: Pipes) {
+    pub fn use_pipes(&mut self, pipes: Pipes) {
         self.shard.pipes = Some(pipes);
     }
 
@@ -38,22 +38,22 @@ impl Engine {
     }
 
     /// A turn begins.
-    pub(crate) fn begin(&mut self, now: Instant) {
+    pub fn begin(&mut self, now: Instant) {
         self.shard.begin(now);
     }
 
     /// One completion.
-    pub(crate) fn apply(&mut self, completion: Completion) {
+    pub fn apply(&mut self, completion: Completion) {
         self.guard(|shard| shard.apply(completion));
     }
 
     /// One order.
-    pub(crate) fn deliver(&mut self, letter: Letter) {
+    pub fn deliver(&mut self, letter: Letter) {
         self.guard(|shard| shard.handle_letter(letter));
     }
 
     /// The control side is gone without a word: stops, unless that is under way.
-    pub(crate) fn desert(&mut self) {
+    pub fn desert(&mut self) {
         self.shard.forsake_frozen();
         if self.shard.stopping.is_none() {
             self.guard(|shard| shard.stop(None));
@@ -62,7 +62,7 @@ impl Engine {
 
     /// Works on everything that can go on, until nothing can. `has_receive_buffers` says whether connections that
     /// found no receive buffer may try again.
-    pub(crate) fn maintain(&mut self, has_receive_buffers: bool) {
+    pub fn maintain(&mut self, has_receive_buffers: bool) {
         let mut work = std::mem::take(&mut self.work);
         self.guard(|shard| shard.take_waiters(has_receive_buffers, &mut work));
         loop {
@@ -79,53 +79,53 @@ impl Engine {
     }
 
     /// The next operation to be submitted.
-    pub(crate) fn next_op(&mut self) -> Option<(Owner, Op)> {
+    pub fn next_op(&mut self) -> Option<(Owner, Op)> {
         self.shard.outbox.pop_front()
     }
 
     /// The ring is full: the operation comes first in the next turn.
-    pub(crate) fn put_back(&mut self, owner: Owner, op: Op) {
+    pub fn put_back(&mut self, owner: Owner, op: Op) {
         self.shard.outbox.push_front((owner, op));
     }
 
     /// True when the operations of [`Engine::is_held`] are to be cancelled now. To be asked when there is no
     /// [`Engine::next_op`].
-    pub(crate) fn takes_cancels(&mut self) -> bool {
+    pub fn takes_cancels(&mut self) -> bool {
         self.shard.outbox.is_empty() && std::mem::take(&mut self.shard.cancels_due)
     }
 
     /// True for an operation in the kernel whose disc is frozen, and that waits for others.
-    pub(crate) fn is_held(&self, owner: Owner) -> bool {
+    pub fn is_held(&self, owner: Owner) -> bool {
         self.shard.is_held(owner)
     }
 
     /// When a turn is due though nothing happens.
-    pub(crate) fn wake_at(&self) -> Option<Instant> {
+    pub fn wake_at(&self) -> Option<Instant> {
         self.shard.wake_at()
     }
 
     /// True when no request is being carried out.
-    pub(crate) fn waits_for_clients_only(&self) -> bool {
+    pub fn waits_for_clients_only(&self) -> bool {
         self.shard.transfers.is_empty()
     }
 
     /// How many requests the turn has started.
-    pub(crate) fn requests_count(&self) -> usize {
+    pub fn requests_count(&self) -> usize {
         self.shard.requests_count
     }
 
     /// True when there is nothing left to do for ever.
-    pub(crate) fn is_finished(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.shard.is_finished()
     }
 
     /// Waits until the control side has taken what it was not told yet. For a thread that has nothing else to do.
-    pub(crate) fn tell_the_rest(&mut self) {
+    pub fn tell_the_rest(&mut self) {
         self.shard.events.finish();
     }
 
     /// Tells whoever ordered the stop that it is over.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         if let Some(reply) = self.shard.stopping.take() {
             // Nobody may be waiting for it any more.
             let _ = reply.send(());

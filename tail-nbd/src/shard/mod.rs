@@ -26,7 +26,7 @@ mod clients;
 mod crowd;
 mod direct;
 pub mod driver;
-pub(crate) mod engine;
+pub mod engine;
 mod events;
 mod freeze;
 mod handle;
