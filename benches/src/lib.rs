@@ -11,13 +11,19 @@
 //! * [`loads`]: which loads are compared, and what the tail must reach.
 //! * [`peers`]: starts servers in turn, loads them, and writes a [`record`].
 //! * [`scale`]: one tail with thousands of discs.
+//! * [`migrate`]: discs that move between two tails while guests write.
+//! * [`brain`]: the brain of both, which only passes on what it is told to.
 //! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
+//! * [`figures`]: what was measured against what is wanted.
 //! * [`report`]: tables and plots of records.
 #![forbid(unsafe_code)]
 
+pub mod brain;
+pub mod figures;
 pub mod judge;
 pub mod load;
 pub mod loads;
+pub mod migrate;
 pub mod peers;
 pub mod processor;
 pub mod record;

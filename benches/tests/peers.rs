@@ -85,7 +85,11 @@ fn a_small_run_makes_a_record_and_a_report() {
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(printed.contains("| read-4k-4x32 ") && printed.contains("no bar is judged"), "{printed}");
     let run: Run = record::read(&only_record(&folder.path().join("records"))).unwrap();
-    assert_eq!((run.samples.len(), run.idle.len(), run.limits.len()), (8, 2, 2), "2 loads × 2 clients × 2 rounds");
+    assert_eq!(
+        (run.samples.len(), run.idle.len(), run.limits.len()),
+        (8, 2, 4),
+        "2 loads × 2 clients × 2 rounds, and two limits a round"
+    );
     for sample in &run.samples {
         let Outcome::Figures(figures) = &sample.outcome else { panic!("{sample:?}") };
         // A run this short may cost the server less than the ticks that are left of an ended thread.

@@ -12,11 +12,11 @@
 //!
 //! Deliberately absent: writes (the disc under the pool would be measured), and heads.
 
-mod brain;
 mod client;
-pub mod figures;
 mod net;
+mod record;
 mod run;
 mod tail;
 
+pub use record::Scale;
 pub use run::{Config, run};

@@ -24,6 +24,8 @@ pub const INTERFACE: &str = "storage0";
 pub const CLIENT: &str = "fd00:b16:0:2::11";
 /// The tail's own address.
 pub const TAIL: &str = "fd00:b16:0:2::21";
+/// What the tail calls itself.
+pub const TAIL_NAME: &str = "tail1";
 /// Where the brain listens.
 pub const BRAIN: &str = "[fd00:b16:0:2::1]:7770";
 /// The discs' addresses are in it.

@@ -1,13 +1,14 @@
 //! The measurement, a phase at a time.
 
 use super::{
-    brain::Brain,
     client::{Client, READ_BYTES},
-    figures::{Bar, Figure, Scale},
     net::{self, Net},
+    record::Scale,
     tail::Tail,
 };
 use crate::{
+    brain::{Brain, Pending, object},
+    figures::{Bar, Figure},
     load::{self, plan},
     peers::machine,
     processor::CpuTime,
@@ -16,6 +17,10 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use spine::{
+    id::{NodeName, ResourceName},
+    message::Command,
+};
 use std::{
     collections::VecDeque,
     fs,
@@ -98,7 +103,7 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Scale> {
     let machine = machine::describe(&config.scratch, &config.scratch)?;
     let net = Net::new()?;
     net.enter()?;
-    let brain = Brain::start()?;
+    let brain = Brain::start(net::BRAIN.parse()?)?;
     let tail = Tail::new(&config.scratch, config.program.clone(), config.shards_count)?;
     let (idle, figures, memory) = (Vec::new(), Vec::new(), Vec::new());
     let mut lab = Lab { config: config.clone(), net, brain, tail, idle, figures, memory };
@@ -126,7 +131,30 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Scale> {
     })
 }
 
+fn tail_name() -> NodeName {
+    net::TAIL_NAME.parse().expect("it is a name")
+}
+
+fn disc_name(number: u64) -> ResourceName {
+    format!("disc.scale.{number}").parse().expect("it is the name of a disc")
+}
+
 impl Lab {
+    /// Orders a disc that the clients may use with `key`.
+    fn order_disc(&self, number: u64, size_bytes: u64, key: &str) -> Pending {
+        let attributes = serde_json::json!({
+            "size": size_bytes, "storage_pool": "scale", "generation": 1, "attachments_version": 1,
+            "attachments": [{"head": net::CLIENT, "key": key}],
+        });
+        self.brain.order(&tail_name(), Command::Create(disc_name(number), object(attributes)))
+    }
+
+    /// Orders the end of a disc.
+    fn remove(&self, number: u64) -> Pending {
+        let attributes = object(serde_json::json!({"generation": 1}));
+        self.brain.order(&tail_name(), Command::Remove(disc_name(number), attributes))
+    }
+
     fn say(&self, err: &mut dyn Write, what: &str) -> Result<()> {
         Ok(writeln!(err, "{what} ({} figures so far)", self.figures.len())?)
     }
@@ -142,7 +170,7 @@ impl Lab {
     /// Makes all discs and connects a client to each, in steps between which memory is looked at.
     fn fill(&mut self) -> Result<()> {
         self.tail.start(&self.net)?;
-        self.brain.wait_ready()?;
+        self.brain.wait_ready(&tail_name())?;
         self.remember(0)?;
         let count = self.config.discs_count;
         let steps = [count / 8, count / 4, count / 2, count];
@@ -168,11 +196,11 @@ impl Lab {
             if pending.len() == ORDERS_AT_ONCE
                 && let Some(first) = pending.pop_front()
             {
-                super::brain::Pending::wait(first)?;
+                Pending::wait(first)?;
             }
-            pending.push_back(self.brain.create(number, DISC_BYTES, KEY));
+            pending.push_back(self.order_disc(number, DISC_BYTES, KEY));
         }
-        pending.into_iter().try_for_each(super::brain::Pending::wait)
+        pending.into_iter().try_for_each(Pending::wait)
     }
 
     fn remember(&mut self, discs_count: u64) -> Result<()> {
@@ -212,7 +240,7 @@ impl Lab {
         let (mut first_byte_ms, mut ordered_ms) = (Vec::new(), Vec::new());
         for number in first_new..first_new + NEW_DISCS {
             let begun = Instant::now();
-            self.brain.create(number, DISC_BYTES, KEY).wait()?;
+            self.order_disc(number, DISC_BYTES, KEY).wait()?;
             let answered = Instant::now();
             Client::connect(number, KEY)?.read()?;
             first_byte_ms.push(answered.elapsed().as_secs_f64() * 1e3);
@@ -220,7 +248,7 @@ impl Lab {
         }
         observer.take();
         for number in first_new..first_new + NEW_DISCS {
-            self.brain.remove(number).wait()?;
+            self.remove(number).wait()?;
         }
         let during_ms = observer.take();
         stop.store(true, Ordering::Relaxed);
@@ -244,7 +272,7 @@ impl Lab {
         let busy_count = self.config.busy_count;
         let bytes = busy_count * DISC_BYTES;
         let single = self.config.discs_count + NEW_DISCS + 1;
-        self.brain.create(single, bytes, KEY).wait()?;
+        self.order_disc(single, bytes, KEY).wait()?;
         self.tail.fill(single, bytes)?;
         // Every so many, so that each shard has its part.
         let stride = self.config.discs_count / busy_count;
@@ -297,7 +325,7 @@ impl Lab {
         self.note("CPU of the tail for a read, busy discs", median(&cpu_us[1]), "µs", None);
         self.note("CPU of the client for a read, one disc", median(&client_us[0]), "µs", None);
         self.note("CPU of the client for a read, busy discs", median(&client_us[1]), "µs", None);
-        self.brain.remove(single).wait()
+        self.remove(single).wait()
     }
 
     fn load(&self, connections_count: usize, depth: usize) -> Result<load::Config> {
@@ -334,7 +362,7 @@ impl Lab {
         for client in &self.idle {
             client.read()?;
         }
-        let known = self.brain.wait_ready()?;
+        let known = self.brain.wait_ready(&tail_name())?;
         let dumped = begun.elapsed();
         if known as u64 != self.config.discs_count {
             bail!("after a restart the brain knows {known} discs");

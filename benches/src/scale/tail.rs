@@ -38,9 +38,10 @@ impl Tail {
         for name in ["pool", "images"] {
             fs::create_dir(at.join(name))?;
         }
-        let (brain, prefix, own, interface, at) = (net::BRAIN, net::PREFIX, net::TAIL, net::INTERFACE, at.display());
+        let (name, brain, prefix) = (net::TAIL_NAME, net::BRAIN, net::PREFIX);
+        let (own, interface, at) = (net::TAIL, net::INTERFACE, at.display());
         let config = format!(
-            r#"name = "tail1"
+            r#"name = "{name}"
 brains = ["{brain}"]
 storage_prefix = "{prefix}"
 storage_interface = "{interface}"

@@ -1,29 +1,7 @@
 //! What was measured, against what is wanted; no I/O.
 
-use crate::{
-    record::{Machine, MemoryPoint},
-    report::table::markdown,
-};
+use crate::report::table::markdown;
 use serde::Serialize;
-
-/// A measurement of scale, as it is saved.
-#[derive(Debug, Clone, Serialize)]
-pub struct Scale {
-    /// Version of this record: [`crate::record::FORMAT`].
-    pub format: u32,
-    /// Where it was measured.
-    pub machine: Machine,
-    /// Discs, each with an idle client.
-    pub discs_count: u64,
-    /// Threads of the tail that serve.
-    pub shards_count: usize,
-    /// Discs that were busy at once.
-    pub busy_count: u64,
-    /// What was measured.
-    pub figures: Vec<Figure>,
-    /// Memory while there were more and more discs.
-    pub memory: Vec<MemoryPoint>,
-}
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,26 +46,24 @@ impl Figure {
     }
 }
 
-impl Scale {
-    /// True when every bar is met.
-    pub fn is_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.is_met() != Some(false))
-    }
+/// True when every bar is met.
+pub fn all_met(figures: &[Figure]) -> bool {
+    figures.iter().all(|figure| figure.is_met() != Some(false))
+}
 
-    /// For people.
-    pub fn table(&self) -> String {
-        let row = |figure: &Figure| {
-            let bar = match figure.bar {
-                Some(Bar::AtMost(most)) => format!("≤ {}", number(most)),
-                Some(Bar::AtLeast(least)) => format!("≥ {}", number(least)),
-                None => String::new(),
-            };
-            let met = figure.is_met().map_or("", |met| if met { "met" } else { "not met" });
-            vec![figure.name.clone(), number(figure.value), figure.unit.to_owned(), bar, met.to_owned()]
+/// For people.
+pub fn table(figures: &[Figure]) -> String {
+    let row = |figure: &Figure| {
+        let bar = match figure.bar {
+            Some(Bar::AtMost(most)) => format!("≤ {}", number(most)),
+            Some(Bar::AtLeast(least)) => format!("≥ {}", number(least)),
+            None => String::new(),
         };
-        let rows: Vec<_> = self.figures.iter().map(row).collect();
-        markdown(&["figure", "measured", "unit", "bar", ""], &rows, 1)
-    }
+        let met = figure.is_met().map_or("", |met| if met { "met" } else { "not met" });
+        vec![figure.name.clone(), number(figure.value), figure.unit.to_owned(), bar, met.to_owned()]
+    };
+    let rows: Vec<_> = figures.iter().map(row).collect();
+    markdown(&["figure", "measured", "unit", "bar", ""], &rows, 1)
 }
 
 fn number(value: f64) -> String {
@@ -103,12 +79,6 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::machine;
-
-    fn scale(figures: Vec<Figure>) -> Scale {
-        let (discs_count, shards_count, busy_count) = (4000, 2, 400);
-        Scale { format: 1, machine: machine(), discs_count, shards_count, busy_count, figures, memory: vec![] }
-    }
 
     #[test]
     fn a_bar_is_met_up_to_itself() {
@@ -125,10 +95,10 @@ mod tests {
         let good = Figure::new("memory", 7.25, "KiB").with(Bar::AtMost(24.0));
         let bad = Figure::new("start", 6.0, "s").with(Bar::AtMost(5.0));
         let plain = Figure::new("discs", 4000.0, "");
-        assert!(scale(vec![good.clone(), plain.clone()]).is_met());
-        let all = scale(vec![good, bad, plain]);
-        assert!(!all.is_met());
-        let table = all.table();
+        assert!(all_met(&[good.clone(), plain.clone()]));
+        let all = [good, bad, plain];
+        assert!(!all_met(&all));
+        let table = table(&all);
         let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap().to_owned();
         assert!(line("memory").contains("7.2") && line("memory").contains("≤ 24.0") && !line("memory").contains("not"));
         assert!(line("start").contains("not met"), "{table}");

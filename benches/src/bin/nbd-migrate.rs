@@ -1,0 +1,79 @@
+//! `nbd-migrate`: measures live moves of discs between two tails. `scripts/bench migrate` builds and runs it.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use benches::{
+    migrate::{self, Config},
+    record,
+};
+use clap::Parser;
+use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+
+/// Measures moves of discs between two tails while guests write, and checks every byte afterwards.
+#[derive(Debug, Parser)]
+#[command(
+    name = "scripts/bench migrate",
+    after_help = "Examples:
+  scripts/bench migrate              50 moves of 1 GiB: as root
+  scripts/bench migrate --quick      5 moves of 128 MiB: a few minutes
+  scripts/bench migrate --moves 200 --data-mib 64
+
+Exits with 1 where a bar is not met. It needs root for its network namespaces, and twice the data's size in the scratch
+folder."
+)]
+struct Arguments {
+    /// A few small moves
+    #[arg(long)]
+    quick: bool,
+    /// Moves under load [default: 50, quick: 5]
+    #[arg(long, value_name = "N")]
+    moves: Option<u32>,
+    /// Data on the disc that moves, in MiB [default: 1024, quick: 128]
+    #[arg(long, value_name = "MIB")]
+    data_mib: Option<u64>,
+    /// Discs that move at once [default: 100, quick: 10]
+    #[arg(long, value_name = "N")]
+    many: Option<u64>,
+    /// Threads of each tail that serve
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    shards: usize,
+    /// The tail's program; the one beside this program if not given
+    #[arg(long, value_name = "FILE")]
+    tail: Option<PathBuf>,
+    /// Folder for the discs, on ext4 or XFS
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    scratch: PathBuf,
+    /// Folder for the records
+    #[arg(long, value_name = "DIR", default_value = "target/bench/records")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error may be closed; the exit code then has to do.
+            let _ = writeln!(std::io::stderr(), "scripts/bench migrate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let own = std::env::current_exe().context("cannot find this program itself")?;
+    let quick = |full, quick| if arguments.quick { quick } else { full };
+    let config = Config {
+        moves_count: arguments.moves.unwrap_or(quick(50, 5) as u32),
+        data_mib: arguments.data_mib.unwrap_or(quick(1024, 128)),
+        many_count: arguments.many.unwrap_or(quick(100, 10)),
+        shards_count: arguments.shards,
+        program: std::path::absolute(arguments.tail.unwrap_or_else(|| own.with_file_name("tail-nbd")))?,
+        scratch: std::path::absolute(&arguments.scratch)?,
+    };
+    fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
+    let measured = migrate::run(&config, &mut std::io::stderr().lock())?;
+    let stamp = measured.machine.date.replace(['-', ':'], "").replace(' ', "-");
+    record::save(&arguments.out.join(format!("migrate-{stamp}.json")), &measured)?;
+    write!(std::io::stdout().lock(), "{}", measured.table())?;
+    Ok(if measured.is_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,280 @@
+//! A brain and two tails, and a disc that goes from one to the other.
+
+use super::net::{self, Net};
+use crate::{
+    brain::{Brain, object},
+    peers::program::Program,
+};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use spine::{
+    id::{NodeName, ResourceName},
+    message::Command,
+    resource::Attributes,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The attachment key of every disc.
+pub const KEY: &str = "migrate";
+/// No start, stop or move takes longer on a machine that works.
+const DEADLINE: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// The machines.
+#[derive(Debug)]
+pub struct Cluster {
+    // Declared before the net: the processes end first.
+    tails: [Tail; 2],
+    brain: Brain,
+    discs: BTreeMap<u64, Place>,
+    moves_count: u128,
+    _net: Net,
+}
+
+#[derive(Debug)]
+struct Tail {
+    name: NodeName,
+    process: Program,
+    folder: tempfile::TempDir,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    tail: usize,
+    generation: u64,
+    bytes: u64,
+}
+
+/// A move that was ordered.
+#[derive(Debug)]
+pub struct Move {
+    number: u64,
+    to: usize,
+    generation: u64,
+    begun: Instant,
+}
+
+/// What came of a move.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// From the order to the new owner's report.
+    pub took: Duration,
+    /// What the source said of it last.
+    pub report: Value,
+}
+
+impl Cluster {
+    /// Starts everything. Moves this thread into the head's network namespace.
+    ///
+    /// # Errors
+    /// When something does not start; what it printed is in the error.
+    pub fn start(scratch: &Path, program: &Path, shards_count: usize) -> Result<Self> {
+        let net = Net::new()?;
+        net.enter()?;
+        let brain = Brain::start(net::BRAIN.parse()?)?;
+        let tail = |nth| Tail::start(&net, nth, scratch, program, shards_count);
+        let tails = [tail(0)?, tail(1)?];
+        for tail in &tails {
+            brain.wait_ready(&tail.name).with_context(|| tail.process.log_tail())?;
+        }
+        Ok(Self { tails, brain, discs: BTreeMap::new(), moves_count: 0, _net: net })
+    }
+
+    /// Makes a disc at the first tail.
+    ///
+    /// # Errors
+    /// When the tail refuses.
+    pub fn create(&mut self, number: u64, bytes: u64) -> Result<()> {
+        let attributes = json!({
+            "size": bytes, "storage_pool": "moving", "generation": 1, "attachments_version": 1,
+            "attachments": [{"head": net::HEAD, "key": KEY}],
+        });
+        self.brain.order(&self.tails[0].name, Command::Create(disc(number), object(attributes))).wait()?;
+        self.discs.insert(number, Place { tail: 0, generation: 1, bytes });
+        Ok(())
+    }
+
+    /// Removes a disc from where it is.
+    ///
+    /// # Errors
+    /// When the tail refuses.
+    pub fn remove(&mut self, number: u64) -> Result<()> {
+        let place = self.discs.remove(&number).context("no such disc")?;
+        let generation = object(json!({"generation": place.generation}));
+        self.brain.order(&self.tails[place.tail].name, Command::Remove(disc(number), generation)).wait()
+    }
+
+    /// Orders a disc to go to the other tail, at most at so many 10⁶ bytes a second.
+    ///
+    /// # Errors
+    /// When a tail refuses.
+    pub fn begin_move(&mut self, number: u64, limit_mb_per_s: Option<u32>) -> Result<Move> {
+        let place = *self.discs.get(&number).context("no such disc")?;
+        let (from, to) = (&self.tails[place.tail], &self.tails[1 - place.tail]);
+        let generation = place.generation + 1;
+        self.moves_count += 1;
+        let id = uuid::Uuid::from_u128(self.moves_count);
+        let address = self.brain.hello(&to.name).get("migration_address").cloned();
+        let address = address.context("the tail does not say where it takes discs")?;
+        let incoming = json!({
+            "size": place.bytes, "storage_pool": "moving", "generation": generation, "attachments_version": 0,
+            "incoming": {"id": id, "source": from.name, "address": net::tail_address(place.tail)},
+        });
+        let begun = Instant::now();
+        self.brain.order(&to.name, Command::Create(disc(number), object(incoming))).wait()?;
+        let mut order = json!({"id": id, "target": to.name, "address": address, "generation": generation});
+        if let Some(limit) = limit_mb_per_s {
+            order["limit_mb_per_s"] = limit.into();
+        }
+        let order = object(json!({"migration": order}));
+        self.brain.order(&from.name, Command::Update(disc(number), order)).wait()?;
+        Ok(Move { number, to: 1 - place.tail, generation, begun })
+    }
+
+    /// True when the disc has its new owner.
+    ///
+    /// # Errors
+    /// When the move has failed; with what the source says.
+    pub fn has_moved(&self, moving: &Move) -> Result<bool> {
+        let said = self.source_report(moving);
+        if let Some(error) = said.get("error") {
+            bail!("disc {} has not moved: {error}; {}", moving.number, self.logs());
+        }
+        let target = self.report(moving.to, moving.number);
+        Ok(target.get("owner") == Some(&json!("owner")) && target.get("generation") == Some(&json!(moving.generation)))
+    }
+
+    /// What the source says of the move.
+    pub fn source_report(&self, moving: &Move) -> Value {
+        self.report(1 - moving.to, moving.number).get("migration").cloned().unwrap_or_default()
+    }
+
+    /// Waits until a disc has moved, and has the source remove what it has left.
+    ///
+    /// # Errors
+    /// When the move fails, or takes ten minutes.
+    pub fn finish_move(&mut self, moving: &Move) -> Result<Moved> {
+        self.wait(moving, |cluster| cluster.has_moved(moving))?;
+        let took = moving.begun.elapsed();
+        let retired =
+            |cluster: &Self| Ok(cluster.report(1 - moving.to, moving.number).get("owner") == Some(&json!("retired")));
+        self.wait(moving, retired)?;
+        let report = self.source_report(moving);
+        let generation = object(json!({"generation": moving.generation}));
+        let source = &self.tails[1 - moving.to].name;
+        self.brain.order(source, Command::Remove(disc(moving.number), generation)).wait()?;
+        let place = self.discs.get_mut(&moving.number).context("no such disc")?;
+        (place.tail, place.generation) = (moving.to, moving.generation);
+        Ok(Moved { took, report })
+    }
+
+    /// Moves a disc.
+    ///
+    /// # Errors
+    /// As the parts.
+    pub fn move_disc(&mut self, number: u64, limit_mb_per_s: Option<u32>) -> Result<Moved> {
+        let moving = self.begin_move(number, limit_mb_per_s)?;
+        self.finish_move(&moving)
+    }
+
+    /// Bytes that the disc's file takes on its tail's file system.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn allocated_bytes(&self, number: u64) -> Result<u64> {
+        let place = self.discs.get(&number).context("no such disc")?;
+        let file = self.tails[place.tail].folder.path().join(format!("pool/discs/{number}.data"));
+        let file = fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
+        // Blocks that are not written back yet are not counted by every file system.
+        file.sync_all()?;
+        Ok(file.metadata()?.blocks() * 512)
+    }
+
+    /// Bytes that the tail which has a disc has sent on the storage LAN so far.
+    ///
+    /// # Errors
+    /// When its process is gone.
+    pub fn sent_bytes(&self, number: u64) -> Result<u64> {
+        let place = self.discs.get(&number).context("no such disc")?;
+        let path = format!("/proc/{}/net/dev", self.tails[place.tail].process.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(net::INTERFACE)?.strip_prefix(':'));
+        // Eight columns of what was received come first (proc_net(5)).
+        let sent = line.and_then(|line| line.split_ascii_whitespace().nth(8)).context("no such interface")?;
+        Ok(sent.parse()?)
+    }
+
+    fn report(&self, tail: usize, number: u64) -> Attributes {
+        self.brain.report(&self.tails[tail].name, &disc(number)).unwrap_or_default()
+    }
+
+    fn wait(&self, moving: &Move, done: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        while !done(self)? {
+            ensure!(
+                moving.begun.elapsed() < DEADLINE,
+                "disc {} has not moved after {DEADLINE:?}: {}; {}",
+                moving.number,
+                self.source_report(moving),
+                self.logs()
+            );
+            thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    fn logs(&self) -> String {
+        self.tails
+            .iter()
+            .map(|tail| format!("{}: {}", tail.name, tail.process.log_tail()))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+impl Tail {
+    fn start(net: &Net, nth: usize, scratch: &Path, program: &Path, shards_count: usize) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("migrate-").tempdir_in(scratch)?;
+        let at = folder.path();
+        for name in ["pool", "images"] {
+            fs::create_dir(at.join(name))?;
+        }
+        let name = format!("tail{}", nth + 1);
+        let (brain, prefix, interface, own) = (net::BRAIN, net::PREFIX, net::INTERFACE, net::tail_address(nth));
+        let text = format!(
+            r#"name = "{name}"
+brains = ["{brain}"]
+storage_prefix = "{prefix}"
+storage_interface = "{interface}"
+storage_address = "{own}"
+state_dir = "{at}/state"
+images_dir = "{at}/images"
+shards = {shards_count}
+[migration]
+listen = "[{own}]:7771"
+[[pool]]
+name = "moving"
+grade = "moving"
+path = "{at}/pool"
+"#,
+            at = at.display()
+        );
+        let config: PathBuf = at.join("tail.toml");
+        fs::write(&config, text)?;
+        let mut words = net.exec_words(nth).to_vec();
+        words.push(program.to_str().context("the tail's path is no text")?);
+        words.extend(["run", "--config", config.to_str().context("the folder's path is no text")?]);
+        let process = Program::start(&words, &at.join("tail.log"))?;
+        Ok(Self { name: name.parse()?, process, folder })
+    }
+}
+
+fn disc(number: u64) -> ResourceName {
+    format!("disc.moving.{number}").parse().expect("it is the name of a disc")
+}
