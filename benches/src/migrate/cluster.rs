@@ -256,8 +256,7 @@ storage_address = "{own}"
 state_dir = "{at}/state"
 images_dir = "{at}/images"
 shards = {shards_count}
-[migration]
-listen = "[{own}]:7771"
+migration_listen = "[{own}]:7771"
 [[pool]]
 name = "moving"
 grade = "moving"

@@ -32,6 +32,8 @@ const MANY_BYTES: u64 = 64 << 20;
 const MANY_MIB: u64 = 4;
 /// Writes in flight of the guest whose pauses count.
 const DEPTH: usize = 16;
+/// Writes a second of a guest that has its pace.
+const STEADY_RATE: u64 = 5000;
 /// What a limited move is limited to, in 10⁶ bytes a second.
 const LIMIT_MB_PER_S: u32 = 50;
 /// How long a limit is kept within its bound.
@@ -90,8 +92,12 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Moves> {
         ("moving many at once", Lab::many),
     ];
     for (what, question) in questions {
-        writeln!(err, "{what} ({} figures so far)", lab.figures.len())?;
+        let known_count = lab.figures.len();
+        writeln!(err, "{what}")?;
         question(&mut lab).with_context(|| what.to_owned())?;
+        for figure in &lab.figures[known_count..] {
+            writeln!(err, "  {}: {:.2} {}", figure.name, figure.value, figure.unit)?;
+        }
     }
     Ok(Moves { format: FORMAT, machine, pauses_ms: lab.pauses_ms, figures: lab.figures })
 }
@@ -169,7 +175,7 @@ impl Lab {
 
     /// Is a limit kept, and does the guest keep its speed?
     fn limited(&mut self) -> Result<()> {
-        let guest = self.guest(None, 2)?;
+        let guest = self.guest(Some(STEADY_RATE), 2)?;
         thread::sleep(ALONE / 5);
         let (begun, before) = (Instant::now(), guest.answered_count());
         thread::sleep(ALONE);
