@@ -180,6 +180,43 @@ fn rule12_an_address_is_announced_again_when_that_is_asked_for() {
 }
 
 #[test]
+fn r120_an_address_that_another_machine_is_about_to_have_is_not_announced_any_more() {
+    let net = Net::new();
+    let (ready, listening) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            run_in(&net.client, || async {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
+                let socket = socket.unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                ready.send(()).unwrap();
+                let (mut heard, mut packet) = (0, [0; 1500]);
+                // Half a second of the series of an address that came up afterwards.
+                while heard < 4 {
+                    let length = (&socket).read(&mut packet).expect("an advertisement comes");
+                    let about = neighbour::advertised(&packet[..length]);
+                    assert!(heard == 0 || about != Some(address("fd00:b16:0:d::7")), "it was hushed");
+                    heard += usize::from(about == Some(address("fd00:b16:0:d::9")));
+                }
+            });
+        });
+        listening.recv().unwrap();
+        run_in(&net.tail, || async {
+            let addresses = Addresses::start(config(), BTreeSet::new(), |_| {}).unwrap();
+            addresses.add(address("fd00:b16:0:d::7")).await;
+            addresses.hush(address("fd00:b16:0:d::7")).await;
+            addresses.add(address("fd00:b16:0:d::9")).await;
+            while !listener.is_finished() {
+                addresses.announce(vec![address("fd00:b16:0:d::7")]).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        listener.join().unwrap();
+    });
+}
+
+#[test]
 fn the_neighbours_learn_the_right_mac() {
     let net = Net::new();
     run_in(&net.tail, || async {

@@ -46,6 +46,7 @@ pub struct Addresses {
 enum Wish {
     Add(Ipv6Addr, oneshot::Sender<()>),
     Remove(Ipv6Addr, oneshot::Sender<()>),
+    Hush(Ipv6Addr, oneshot::Sender<()>),
     Announce(Vec<Ipv6Addr>),
 }
 
@@ -104,6 +105,12 @@ impl Addresses {
         self.wish(|done| Wish::Remove(address, done)).await;
     }
 
+    /// Announces an address no more, though it stays up until it is removed: another machine is about to have it, and
+    /// a late word of ours would lead its clients back here. Returns when no more is sent.
+    pub async fn hush(&self, address: Ipv6Addr) {
+        self.wish(|done| Wish::Hush(address, done)).await;
+    }
+
     /// Announces those of these addresses that are up once more.
     pub async fn announce(&self, addresses: Vec<Ipv6Addr>) {
         // Without a keeper there is nobody left to do it for.
@@ -132,6 +139,8 @@ enum State {
     Free,
     /// It is on the interface.
     Up,
+    /// It is on the interface, and another machine is about to have it.
+    Leaving,
     /// Somebody else answers for it.
     Taken,
 }
@@ -207,7 +216,8 @@ impl Keeper {
             }
         }
         // Those that are known to be up are the most, and there is nothing to say of them.
-        let news = |(address, state): &(&Ipv6Addr, &State)| **state != State::Up && observed.contains(address);
+        let is_known = |state: &State| matches!(state, State::Up | State::Leaving);
+        let news = |(address, state): &(&Ipv6Addr, &State)| !is_known(state) && observed.contains(address);
         let present: Vec<_> = self.wanted.iter().filter(news).map(|(address, _)| *address).collect();
         for address in present {
             self.is_up(address);
@@ -261,6 +271,10 @@ impl Keeper {
         }
         self.set_trouble(address, None);
         if let Some(done) = self.waiting.remove(&address) {
+            // Who waits sends clients here at once, and they must not ask the machine that had the address before.
+            if let Some(interface) = self.interface {
+                self.announce(interface);
+            }
             // An error says that nobody waits any more.
             let _ = done.send(());
         }
@@ -283,6 +297,14 @@ impl Keeper {
                 let up = addresses.into_iter().filter(|address| self.wanted.get(address) == Some(&State::Up));
                 let now = Instant::now();
                 up.for_each(|address| self.announcements.again(address, now));
+            }
+            Wish::Hush(address, done) => {
+                if let Some(state) = self.wanted.get_mut(&address) {
+                    *state = State::Leaving;
+                }
+                self.announcements.remove(address);
+                // An error says that nobody waits any more.
+                let _ = done.send(());
             }
             Wish::Remove(address, done) => {
                 self.wanted.remove(&address);

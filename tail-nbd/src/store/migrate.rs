@@ -414,6 +414,7 @@ impl Move {
         };
         debug_assert_eq!(step.state, Source::Fenced(attempt));
         let Some(mut held) = self.fence(held, attempt, stopping).await else { return Ok(HandOver::Undecided) };
+        self.store.parts.addresses.hush(held.record().address).await;
         let committed = self.commit(copier, attempt).await;
         let pause_ms = ms(began.elapsed());
         held.phase = Phase::Moved;
