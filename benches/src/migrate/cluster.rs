@@ -35,6 +35,8 @@ pub struct Cluster {
     brain: Brain,
     discs: BTreeMap<u64, Place>,
     moves_count: u128,
+    /// The highest that was granted.
+    generation: u64,
     _net: Net,
 }
 
@@ -55,6 +57,7 @@ struct Place {
 /// A move that was ordered.
 #[derive(Debug)]
 pub struct Move {
+    id: uuid::Uuid,
     number: u64,
     to: usize,
     generation: u64,
@@ -68,6 +71,13 @@ pub struct Moved {
     pub took: Duration,
     /// What the source said of it last.
     pub report: Value,
+}
+
+impl Move {
+    /// How long ago it was ordered.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
 }
 
 impl Cluster {
@@ -84,7 +94,7 @@ impl Cluster {
         for tail in &tails {
             brain.wait_ready(&tail.name).with_context(|| tail.process.log_tail())?;
         }
-        Ok(Self { tails, brain, discs: BTreeMap::new(), moves_count: 0, _net: net })
+        Ok(Self { tails, brain, discs: BTreeMap::new(), moves_count: 0, generation: 1, _net: net })
     }
 
     /// Makes a disc at the first tail.
@@ -118,7 +128,8 @@ impl Cluster {
     pub fn begin_move(&mut self, number: u64, limit_mb_per_s: Option<u32>) -> Result<Move> {
         let place = *self.discs.get(&number).context("no such disc")?;
         let (from, to) = (&self.tails[place.tail], &self.tails[1 - place.tail]);
-        let generation = place.generation + 1;
+        self.generation += 1;
+        let generation = self.generation;
         self.moves_count += 1;
         let id = uuid::Uuid::from_u128(self.moves_count);
         let address = self.brain.hello(&to.name).get("migration_address").cloned();
@@ -135,7 +146,7 @@ impl Cluster {
         }
         let order = object(json!({"migration": order}));
         self.brain.order(&from.name, Command::Update(disc(number), order)).wait()?;
-        Ok(Move { number, to: 1 - place.tail, generation, begun })
+        Ok(Move { id, number, to: 1 - place.tail, generation, begun })
     }
 
     /// True when the disc has its new owner.
@@ -173,6 +184,19 @@ impl Cluster {
         let place = self.discs.get_mut(&moving.number).context("no such disc")?;
         (place.tail, place.generation) = (moving.to, moving.generation);
         Ok(Moved { took, report })
+    }
+
+    /// Calls a move off: the disc stays where it is.
+    ///
+    /// # Errors
+    /// When it is too late for that.
+    pub fn cancel_move(&self, moving: &Move) -> Result<()> {
+        let (source, target) = (&self.tails[1 - moving.to].name, &self.tails[moving.to].name);
+        let null = object(json!({"migration": null}));
+        self.brain.order(source, Command::Update(disc(moving.number), null)).wait()?;
+        let aborted = object(json!({"generation": moving.generation, "aborted": moving.id}));
+        self.brain.order(target, Command::Remove(disc(moving.number), aborted)).wait()?;
+        Ok(())
     }
 
     /// Moves a disc.
