@@ -86,6 +86,12 @@ pub fn end_direct(file: impl AsFd) {
     let _ = set_direct(file, false);
 }
 
+/// Has a file read and written as before, after another process had its open file description and may have chosen otherwise.
+pub fn restore(file: impl AsFd, direct: bool) {
+    // The flag was set before, and to clear it needs nothing that could be missing.
+    let _ = set_direct(file, direct);
+}
+
 fn set_direct(file: impl AsFd, direct: bool) -> rustix::io::Result<()> {
     let flags = fcntl_getfl(&file)?;
     if flags.contains(OFlags::DIRECT) == direct {

@@ -17,7 +17,7 @@
 use super::handle::ShardError;
 use super::owner::Shard;
 use crate::connection;
-use crate::disc::{Disc, State};
+use crate::disc::{Disc, State, mode};
 use crate::mailbox::Reply;
 use crate::nbd::request::Command;
 use crate::ring::op::Owner;
@@ -123,6 +123,7 @@ impl Shard {
             return;
         }
         self.current = Some(token);
+        mode::restore(&disc.data, disc.block_bytes.is_some());
         let (number, suspended) = (disc.number, std::mem::take(&mut disc.suspended));
         let connections = disc.connections.clone();
         if let State::Freezing { reply: Some(reply) } = std::mem::replace(&mut disc.state, State::Serving) {

@@ -31,6 +31,7 @@ use spine::{
     },
 };
 use std::{
+    os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,8 +101,10 @@ impl Store {
         if held.record().flush_failed {
             return Err(busy("a flush of it failed, and an operator must look at it first"));
         }
-        let data = held.data.as_ref().and_then(|data| data.try_clone().ok());
-        let file = data.ok_or_else(|| busy("its data is not open"))?;
+        let data = held.data.as_ref().ok_or_else(|| busy("its data is not open"))?;
+        // A description of its own: what serves the disc may read whole blocks only (io = direct).
+        let file = std::fs::File::open(format!("/proc/self/fd/{}", data.as_raw_fd()))
+            .map_err(|source| Refusal::Io { name: name.clone(), what: "open its data for copying", source })?;
         let (ending, ended) = watch::channel(false);
         let cancel = Cancel::default();
         disc.set_moving(Moving {
