@@ -37,6 +37,9 @@ struct Arguments {
     /// Threads of each tail that serve
     #[arg(long, value_name = "N", default_value_t = 1)]
     shards: usize,
+    /// How the tails read and write: cached, copied or direct, as a pool's io
+    #[arg(long, value_name = "HOW", default_value = "cached")]
+    io: String,
     /// The tail's program; the one beside this program if not given
     #[arg(long, value_name = "FILE")]
     tail: Option<PathBuf>,
@@ -67,6 +70,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         data_mib: arguments.data_mib.unwrap_or(quick(1024, 128)),
         many_count: arguments.many.unwrap_or(quick(100, 10)),
         shards_count: arguments.shards,
+        io: arguments.io,
         program: std::path::absolute(arguments.tail.unwrap_or_else(|| own.with_file_name("tail-nbd")))?,
         scratch: std::path::absolute(&arguments.scratch)?,
     };

@@ -85,11 +85,11 @@ impl Cluster {
     ///
     /// # Errors
     /// When something does not start; what it printed is in the error.
-    pub fn start(scratch: &Path, program: &Path, shards_count: usize) -> Result<Self> {
+    pub fn start(scratch: &Path, program: &Path, shards_count: usize, io: &str) -> Result<Self> {
         let net = Net::new()?;
         net.enter()?;
         let brain = Brain::start(net::BRAIN.parse()?)?;
-        let tail = |nth| Tail::start(&net, nth, scratch, program, shards_count);
+        let tail = |nth| Tail::start(&net, nth, scratch, program, shards_count, io);
         let tails = [tail(0)?, tail(1)?];
         for tail in &tails {
             brain.wait_ready(&tail.name).with_context(|| tail.process.log_tail())?;
@@ -263,7 +263,7 @@ impl Cluster {
 }
 
 impl Tail {
-    fn start(net: &Net, nth: usize, scratch: &Path, program: &Path, shards_count: usize) -> Result<Self> {
+    fn start(net: &Net, nth: usize, scratch: &Path, program: &Path, shards_count: usize, io: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("migrate-").tempdir_in(scratch)?;
         let at = folder.path();
         for name in ["pool", "images"] {
@@ -285,6 +285,7 @@ migration_listen = "[{own}]:7771"
 name = "moving"
 grade = "moving"
 path = "{at}/pool"
+io = "{io}"
 "#,
             at = at.display()
         );

@@ -56,6 +56,8 @@ pub struct Config {
     pub many_count: u64,
     /// Threads of each tail that serve.
     pub shards_count: usize,
+    /// How the pools' files are read and written: `io` of a pool.
+    pub io: String,
     /// The tail's program.
     pub program: PathBuf,
     /// A folder on ext4 or XFS for the tails' files.
@@ -83,7 +85,7 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Moves> {
     ensure!((1..=200).contains(&config.many_count), "1 to 200 discs at once");
     fs::create_dir_all(&config.scratch)?;
     let machine = machine::describe(&config.scratch, &config.scratch)?;
-    let cluster = Cluster::start(&config.scratch, &config.program, config.shards_count)?;
+    let cluster = Cluster::start(&config.scratch, &config.program, config.shards_count, &config.io)?;
     let mut lab = Lab { config: config.clone(), cluster, idle: None, pauses_ms: Vec::new(), figures: Vec::new() };
     let questions: [(&str, Question); 6] = [
         ("moving an idle disc", Lab::idle),
