@@ -19,7 +19,12 @@ use std::{
 
 /// Measures NBD servers side by side, and writes reports.
 #[derive(Debug, Parser)]
-#[command(name = "scripts/bench")]
+#[command(
+    name = "scripts/bench",
+    after_help = "Other measurements, each with its own --help:
+  scripts/bench scale      one tail with thousands of discs
+  scripts/bench migrate    discs that move between two tails while guests write"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
