@@ -16,6 +16,12 @@ impl Instant {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000_000_000)))
     }
 
+    /// The moment so much later.
+    #[must_use]
+    pub fn plus(self, duration: core::time::Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// The first moment from this one on that is a whole number of seconds.
     #[must_use]
     pub fn rounded_up_to_seconds(self) -> Self {

@@ -30,6 +30,7 @@ use crate::shard::Grant;
 use crate::time::Instant;
 use receive::{Input, Landing};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -154,6 +155,12 @@ impl Connection {
     /// When it is to be looked at, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         [self.deadline, self.send_deadline].into_iter().flatten().min()
+    }
+
+    /// So long nothing was expected of it.
+    pub fn put_off_deadlines(&mut self, rested: Duration) {
+        self.deadline = self.deadline.map(|deadline| deadline.plus(rested));
+        self.send_deadline = self.send_deadline.map(|deadline| deadline.plus(rested));
     }
 
     /// True when no operation of it is left.

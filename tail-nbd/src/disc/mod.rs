@@ -29,6 +29,7 @@ use crate::ring::op::Handle;
 use crate::ring::slots::Token;
 use crate::ring::uring::Window;
 use crate::shard::Access;
+use crate::time::Instant;
 use barrier::Barrier;
 use dirty::Dirty;
 use locks::Locks;
@@ -81,6 +82,8 @@ pub struct Disc {
     pub withdrawals: Vec<Withdrawal>,
     /// Requests that stopped between two operations because it is frozen.
     pub suspended: Vec<Token>,
+    /// Since when nothing is begun for it, while it is frozen or being frozen by an order.
+    pub frozen_at: Option<Instant>,
     /// Counts the buffers of all its connections.
     pub holder: Holder,
     /// The part of the data file that the last looks into the page cache were for.

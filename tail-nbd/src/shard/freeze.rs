@@ -57,6 +57,7 @@ impl Shard {
     fn begin_freeze(&mut self, token: Token, reply: Option<Reply>) {
         let Some(disc) = self.discs.get_mut(token) else { return };
         disc.state = State::Freezing { reply };
+        disc.frozen_at = Some(self.now);
         for id in disc.connections.clone() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             connection.held = true;
@@ -126,12 +127,14 @@ impl Shard {
         mode::restore(&disc.data, disc.block_bytes.is_some());
         let (number, suspended) = (disc.number, std::mem::take(&mut disc.suspended));
         let connections = disc.connections.clone();
+        let rested = disc.frozen_at.take().map(|at| self.now.since(at)).unwrap_or_default();
         if let State::Freezing { reply: Some(reply) } = std::mem::replace(&mut disc.state, State::Serving) {
             let _ = reply.send(Err(ShardError::Busy(number)));
         }
         for id in connections {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.held = false;
+                connection.put_off_deadlines(rested);
             }
             self.set_alarm(id);
             self.touch(id);

@@ -119,6 +119,7 @@ impl Shard {
             accepting: false,
             withdrawals: Vec::new(),
             suspended: Vec::new(),
+            frozen_at: None,
             holder: Holder::default(),
             window: None,
             warmth: Warmth::default(),

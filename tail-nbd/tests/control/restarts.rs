@@ -122,7 +122,7 @@ fn one_tail_a_state_directory_and_clear_words_for_operators() {
         fs::write(tail.config(), config.replace("shards = 2", "shard = 2")).unwrap();
         let refused = tail.output(&["run"]);
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(text.contains("tail.toml:8: unknown field `shard`"), "{text}");
+        assert!(text.contains("tail.toml:9: unknown field `shard`"), "{text}");
         tail.terminate();
     });
 }
