@@ -5,6 +5,7 @@ use super::owner::Shard;
 use crate::buffer::Buffer;
 use crate::connection::State;
 use crate::connection::transfer::Transfer;
+use crate::disc::mode;
 use crate::disc::mode::IoMode;
 use crate::disc::sparse::Part;
 use crate::disc::{self, Disc, Locker};
@@ -134,13 +135,17 @@ impl Shard {
         let Some(transfer) = self.transfers.get(id) else { return };
         let (token, Some(disc)) = (transfer.disc, self.discs.get(transfer.disc)) else { return };
         let cut = self.connections.get(transfer.connection).is_none_or(|c| c.state == State::Cut);
-        match transfer.next_op(&disc.data) {
+        let op = transfer.next_op(&disc.data);
+        if let Some(Op::WriteZeroBytes { range, .. }) = op
+            && disc.blocks_of(range).is_some_and(|blocks| blocks != range)
+        {
+            // The file system can make no zeroes itself, and these are no whole blocks. From now on it all goes through the
+            // page cache, still in whole blocks under their locks, since others may be half-way through one.
+            mode::end_direct(&disc.data);
+        }
+        match op {
             // Past the page cache there is nothing to be read ahead into.
             Some(Op::Prefetch { .. }) if disc.block_bytes.is_some() => self.conclude(id),
-            // Zeroes are written so only where the file system can make none itself.
-            Some(Op::WriteZeroBytes { range, .. }) if disc.blocks_of(range).is_some_and(|blocks| blocks != range) => {
-                self.fail(id, Errno(libc::EOPNOTSUPP));
-            }
             // Who has a lock comes to his end: others wait for it.
             Some(_) if !cut && !transfer.locked && self.suspend(id) => {}
             Some(op) if !cut => {
