@@ -14,6 +14,7 @@
 //! * [`migrate`]: discs that move between two tails while guests write.
 //! * [`brain`]: the brain of both, which only passes on what it is told to.
 //! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
+//! * [`namespace`]: the networks of both.
 //! * [`figures`]: what was measured against what is wanted.
 //! * [`report`]: tables and plots of records.
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod judge;
 pub mod load;
 pub mod loads;
 pub mod migrate;
+pub mod namespace;
 pub mod peers;
 pub mod processor;
 pub mod record;

@@ -111,6 +111,21 @@ fn without_the_interface_there_is_trouble_until_it_comes() {
     });
 }
 
+/// Hears what is said to the neighbours.
+fn listen() -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
+    let socket = socket.unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+fn hear(mut socket: &socket2::Socket) -> Vec<u8> {
+    let mut packet = vec![0; 1500];
+    let length = socket.read(&mut packet).expect("an advertisement comes");
+    packet.truncate(length);
+    packet
+}
+
 #[test]
 fn rule12_an_address_is_announced_several_times() {
     let net = Net::new();
@@ -118,16 +133,12 @@ fn rule12_an_address_is_announced_several_times() {
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
             run_in(&net.client, || async {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
-                let socket = socket.unwrap();
-                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                let socket = listen();
                 ready.send(()).unwrap();
                 let mut heard = 0;
-                let mut packet = [0; 1500];
                 while heard < 4 {
-                    let length = (&socket).read(&mut packet).expect("an advertisement comes");
-                    if neighbour::advertised(&packet[..length]) == Some(address("fd00:b16:0:d::7")) {
+                    let packet = hear(&socket);
+                    if neighbour::advertised(&packet) == Some(address("fd00:b16:0:d::7")) {
                         assert_eq!(packet[4] & 0xe0, 0x20, "override, not solicited, no router");
                         heard += 1;
                     }
@@ -151,16 +162,12 @@ fn rule12_an_address_is_announced_again_when_that_is_asked_for() {
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
             run_in(&net.client, || async {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
-                let socket = socket.unwrap();
-                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                let socket = listen();
                 ready.send(()).unwrap();
-                let (mut heard, mut packet) = (0, [0; 1500]);
+                let mut heard = 0;
                 // The series that follows an addition has six.
                 while heard < 8 {
-                    let length = (&socket).read(&mut packet).expect("an advertisement comes");
-                    let about = neighbour::advertised(&packet[..length]);
+                    let about = neighbour::advertised(&hear(&socket));
                     assert_ne!(about, Some(address("fd00:b16:0:d::9")), "that one is not up");
                     heard += usize::from(about == Some(address("fd00:b16:0:d::7")));
                 }
@@ -186,16 +193,12 @@ fn r120_an_address_that_another_machine_is_about_to_have_is_not_announced_any_mo
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
             run_in(&net.client, || async {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::RAW, Some(socket2::Protocol::ICMPV6));
-                let socket = socket.unwrap();
-                socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                let socket = listen();
                 ready.send(()).unwrap();
-                let (mut heard, mut packet) = (0, [0; 1500]);
+                let mut heard = 0;
                 // Half a second of the series of an address that came up afterwards.
                 while heard < 4 {
-                    let length = (&socket).read(&mut packet).expect("an advertisement comes");
-                    let about = neighbour::advertised(&packet[..length]);
+                    let about = neighbour::advertised(&hear(&socket));
                     assert!(heard == 0 || about != Some(address("fd00:b16:0:d::7")), "it was hushed");
                     heard += usize::from(about == Some(address("fd00:b16:0:d::9")));
                 }

@@ -1,14 +1,9 @@
 //! Three network namespaces on a bridge, gone when the measurement ends.
 
-use anyhow::{Context, Result, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::namespace::{self, ip};
+use anyhow::Result;
 use spine::{address::StoragePrefix, id::DiscNumber};
-use std::{
-    fs::File,
-    net::{Ipv6Addr, SocketAddr},
-    os::fd::AsFd as _,
-    process::Command,
-};
+use std::net::{Ipv6Addr, SocketAddr};
 
 /// The storage interface of each tail.
 pub const INTERFACE: &str = "storage0";
@@ -36,8 +31,7 @@ impl Net {
         let net = Self { head: format!("nmh-{id}"), tails: [1, 2].map(|nth| format!("nmt{nth}-{id}")) };
         let head = net.head.as_str();
         for name in net.names() {
-            ip(&["netns", "add", name])?;
-            ip(&["-n", name, "link", "set", "lo", "up"])?;
+            namespace::make(name)?;
         }
         ip(&["-n", head, "link", "add", "br0", "type", "bridge"])?;
         for (tail, port) in net.tails.iter().zip(["port1", "port2"]) {
@@ -63,9 +57,7 @@ impl Net {
     /// # Errors
     /// When the kernel refuses.
     pub fn enter(&self) -> Result<()> {
-        let namespace = File::open(format!("/run/netns/{}", self.head))?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .context("cannot enter the head's network namespace")
+        namespace::enter(&self.head)
     }
 
     /// The words that start a program on the side of tail `nth`, before its own.
@@ -81,8 +73,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for name in self.names() {
-            // What was never made cannot be deleted.
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
+            namespace::remove(name);
         }
     }
 }
@@ -97,12 +88,4 @@ pub fn disc_address(number: u64) -> SocketAddr {
     let prefix: StoragePrefix = PREFIX.parse().expect("it is a prefix");
     let address: Ipv6Addr = prefix.address_of(DiscNumber(number));
     (address, spine::limits::NBD_PORT).into()
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(words).output().context("cannot run ip (Debian: iproute2)")?;
-    if !output.status.success() {
-        bail!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

@@ -8,15 +8,10 @@
 //! The discs are reached through the tail's own address as a router, because the kernel's table of neighbours is one
 //! for all namespaces, and 4,000 more in it would need a change of the machine's settings.
 
-use anyhow::{Context, Result, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::namespace::{self, ip};
+use anyhow::Result;
 use spine::{address::StoragePrefix, id::DiscNumber};
-use std::{
-    fs::File,
-    net::{Ipv6Addr, SocketAddr},
-    os::fd::AsFd as _,
-    process::Command,
-};
+use std::net::{Ipv6Addr, SocketAddr};
 
 /// The storage interface of the tail.
 pub const INTERFACE: &str = "storage0";
@@ -48,8 +43,7 @@ impl Net {
         let net = Self { client: format!("nsc-{id}"), tail: format!("nst-{id}") };
         let (client, tail) = (net.client.as_str(), net.tail.as_str());
         for name in [client, tail] {
-            ip(&["netns", "add", name])?;
-            ip(&["-n", name, "link", "set", "lo", "up"])?;
+            namespace::make(name)?;
         }
         ip(&["-n", client, "link", "add", "head0", "type", "veth", "peer", "name", INTERFACE, "netns", tail])?;
         for (name, link, address) in [
@@ -69,9 +63,7 @@ impl Net {
     /// # Errors
     /// When the kernel refuses.
     pub fn enter(&self) -> Result<()> {
-        let namespace = File::open(format!("/run/netns/{}", self.client))?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .context("cannot enter the clients' network namespace")
+        namespace::enter(&self.client)
     }
 
     /// The words that start a program on the tail's side, before its own.
@@ -92,8 +84,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for name in [&self.client, &self.tail] {
-            // What was never made cannot be deleted.
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
+            namespace::remove(name);
         }
     }
 }
@@ -103,12 +94,4 @@ pub fn disc_address(number: u64) -> SocketAddr {
     let prefix: StoragePrefix = PREFIX.parse().expect("it is a prefix");
     let address: Ipv6Addr = prefix.address_of(DiscNumber(number));
     (address, spine::limits::NBD_PORT).into()
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(words).output().context("cannot run ip (Debian: iproute2)")?;
-    if !output.status.success() {
-        bail!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

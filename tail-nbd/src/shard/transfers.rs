@@ -139,8 +139,9 @@ impl Shard {
         if let Some(Op::WriteZeroBytes { range, .. }) = op
             && disc.blocks_of(range).is_some_and(|blocks| blocks != range)
         {
-            // The file system can make no zeroes itself, and these are no whole blocks. From now on it all goes through the
-            // page cache, still in whole blocks under their locks, since others may be half-way through one.
+            // The file system can make no zeroes itself, and these are no whole blocks. Until the disc is thawed or opened
+            // the next time all goes through the page cache, still in whole blocks under their locks, since others
+            // may be half-way through one.
             mode::end_direct(&disc.data);
         }
         match op {
