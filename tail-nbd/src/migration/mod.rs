@@ -32,7 +32,7 @@
 //! * [`handover`]: who owns the disc; pure, and explored exhaustively.
 //! * [`source`], [`target`]: the copying at both ends, on the jobs thread.
 //!
-//! What a move means for the disc, its record and its clients is in [`crate::store`]: `migrate` and `receive`.
+//! What a move means for the disc, its record and its clients is in [`crate::store`]: `depart`, `migrate`, `cede` and `receive`.
 //!
 //! Deliberately absent: see "What is not there yet" in `docs/migration.md`.
 

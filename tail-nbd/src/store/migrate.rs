@@ -1,13 +1,15 @@
-//! A disc leaves for another tail: the order, the copying, and the hand-over (R130; safety rules 18–20, 23).
+//! A disc leaves for another tail: the copying (R130; safety rules 18–20, 23).
 //!
 //! What can go wrong before the source's record says FENCED leaves the disc here, served as before: every error, a
 //! cancelled order, a stop, and a hand-over that takes too long. What can go wrong afterwards leaves it unserved here for
 //! good, with Commit being repeated until the target says that it serves.
+//!
+//! The orders are in [`depart`](super::depart), and the hand-over is in [`cede`](super::cede).
 
 use super::{
-    Store, blocking,
-    disc::{Disc, Held, Moving, Phase},
-    refusal::Refusal,
+    Store,
+    cede::{HandOver, SERVING_DEADLINE},
+    disc::{Disc, Moving},
 };
 use crate::{
     describe::describe,
@@ -16,208 +18,33 @@ use crate::{
     migration::{
         Ended,
         converge::{Convergence, Next, Pass},
-        handover::{Attempt, Source, Word},
+        handover::Attempt,
         link::Network,
         pace::Pace,
         source::Copier,
-        wire::{Control, Hello, Message, VERSION},
-    },
-    sidecar::{Owner, Record, slots::encode_slot},
-};
-use spine::{
-    id::DiscName,
-    resource::migration::{
-        MigrationErrorKind, MigrationOrder, MigrationPhase, MigrationReport, MigrationRole, PAUSE_MS_MAX,
+        wire::{Hello, VERSION},
     },
 };
+use spine::resource::migration::{MigrationErrorKind, MigrationOrder, MigrationPhase};
 use std::{
-    os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedMutexGuard, watch};
-use uuid::Uuid;
-
-/// How long the source waits for the target to serve before it closes its clients all the same (safety rule 18).
-const SERVING_DEADLINE: Duration = Duration::from_millis(500);
-
-/// Between two tries to reach a target that must hear Commit, and how long one may take.
-const COMMIT_PAUSE: Duration = Duration::from_secs(1);
-const COMMIT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a cancelled move may take to end, or to turn out to be over: a hand-over and what follows it.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Between two tries to record FENCED.
-const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a braked disc is let go, or held, at a time; eight of these are one round.
 const BRAKE_STEP: Duration = Duration::from_millis(10);
 
-/// How a hand-over came out.
-enum HandOver {
-    /// The disc is the target's.
-    Done,
-    /// It took too long, and the disc is served on.
-    CalledOff,
-    /// It cannot be said whether FENCED is recorded: the disc is left alone until the next start.
-    Undecided,
-}
-
-impl Store {
-    /// Starts a move. The same order again changes nothing.
-    ///
-    /// # Errors
-    /// When the disc cannot be moved now.
-    pub(super) async fn start_move(
-        self: &Arc<Self>,
-        disc: &Arc<Disc>,
-        held: &Held,
-        order: MigrationOrder,
-    ) -> Result<(), Refusal> {
-        let name = &disc.name;
-        let busy = |reason: &str| Refusal::Busy { name: name.clone(), reason: reason.to_owned() };
-        let bad = |attribute, reason: String| Refusal::BadValue { attribute, reason };
-        if let Some((id, running)) = disc.last_move() {
-            match (id == order.id, running) {
-                (true, _) => return Ok(()),
-                (false, true) => return Err(busy("it is being moved already")),
-                (false, false) => {}
-            }
-        }
-        let Some(network) = self.parts.network.clone() else {
-            return Err(bad("migration", "this tail has no migration_listen, so no disc moves from or to it".into()));
-        };
-        if order.generation <= held.record().generation {
-            let (own, given) = (held.record().generation, order.generation);
-            return Err(Refusal::StaleGeneration { name: name.clone(), own, given });
-        }
-        if !(1..=PAUSE_MS_MAX).contains(&order.pause_ms) {
-            return Err(bad("migration", format!("pause_ms must be 1 to {PAUSE_MS_MAX}")));
-        }
-        if !matches!(held.phase, Phase::Serving) {
-            return Err(busy("it is not being served"));
-        }
-        if held.record().flush_failed {
-            return Err(busy("a flush of it failed, and an operator must look at it first"));
-        }
-        let data = held.data.as_ref().ok_or_else(|| busy("its data is not open"))?;
-        // A description of its own: what serves the disc may read whole blocks only (io = direct).
-        let file = std::fs::File::open(format!("/proc/self/fd/{}", data.as_raw_fd()))
-            .map_err(|source| Refusal::Io { name: name.clone(), what: "open its data for copying", source })?;
-        let (ending, ended) = watch::channel(false);
-        let cancel = Cancel::default();
-        disc.set_moving(Moving {
-            report: report_of(&order),
-            progress: Some(0),
-            eta_s: None,
-            speed_mb_per_s: None,
-            cancel: cancel.clone(),
-            ended,
-        });
-        self.changed.mark(name.number);
-        let job = Move { store: self.clone(), disc: disc.clone(), order, network, cancel };
-        let size_bytes = held.record().size_bytes;
-        let task = move |stopping: Cancel| -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
-            Box::pin(async move {
-                job.run(file, size_bytes, stopping).await;
-                ending.send_replace(true);
-            })
-        };
-        self.parts.jobs.run(Box::new(task)).await;
-        Ok(())
-    }
-
-    /// Ends a move, if one is under way, and waits until it has ended.
-    ///
-    /// # Errors
-    /// When it is too late: the disc is the target's.
-    pub(super) async fn cancel_move(&self, disc: &Disc) -> Result<(), Refusal> {
-        let Some(held) = &disc.held else { return Ok(()) };
-        if let Some(too_late) = moved(&disc.name, &*held.lock().await) {
-            return Err(too_late);
-        }
-        if let Some((cancel, mut ended)) = disc.running_move() {
-            cancel.cancel();
-            let over = async {
-                // An error says that it has ended without a word.
-                let _ = ended.wait_for(|ended| *ended).await;
-            };
-            // Behind the fence it does not end before the target is heard.
-            tokio::select! {
-                () = over => {}
-                () = tokio::time::sleep(CANCEL_PATIENCE) => {}
-            }
-        }
-        moved(&disc.name, &*held.lock().await).map_or(Ok(()), Err)
-    }
-
-    /// Tells the target again and again that the disc is its own, until it says that it serves.
-    pub(super) async fn repeat_commit(self: &Arc<Self>, disc: &Arc<Disc>, order: MigrationOrder, attempt: Attempt) {
-        let Some(network) = self.parts.network.clone() else {
-            return tracing::error!(disc = %disc.name, "it was handed over, and without migration_listen its target cannot be told so");
-        };
-        let (ending, ended) = watch::channel(false);
-        let cancel = Cancel::default();
-        let mut report = report_of(&order);
-        report.phase = MigrationPhase::Handover;
-        disc.set_moving(Moving {
-            report,
-            progress: None,
-            eta_s: None,
-            speed_mb_per_s: None,
-            cancel: cancel.clone(),
-            ended,
-        });
-        let job = Move { store: self.clone(), disc: disc.clone(), order, network, cancel };
-        let task = move |stopping: Cancel| -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
-            Box::pin(async move {
-                tokio::select! {
-                    () = job.commit_until_heard(attempt) => {}
-                    () = stopping.asked() => {}
-                }
-                ending.send_replace(true);
-            })
-        };
-        self.parts.jobs.run(Box::new(task)).await;
-    }
-}
-
-/// The refusal of an order that came too late.
-pub(super) fn moved(name: &DiscName, held: &Held) -> Option<Refusal> {
-    let (Owner::Fenced(order, _) | Owner::Retired(order)) = &held.record().owner else { return None };
-    Some(Refusal::Moved { name: name.clone(), target: order.target.clone(), generation: order.generation })
-}
-
-fn report_of(order: &MigrationOrder) -> MigrationReport {
-    MigrationReport {
-        id: order.id,
-        role: MigrationRole::Source,
-        peer: order.target.clone(),
-        generation: order.generation,
-        phase: MigrationPhase::Connecting,
-        pass: 0,
-        bytes_copied: 0,
-        bytes_left: 0,
-        dirtied_bytes_per_s: None,
-        expected_pause_ms: None,
-        pause_ms: None,
-        verified_percent: None,
-        error: None,
-    }
-}
-
 /// One move, on the jobs thread.
-struct Move {
-    store: Arc<Store>,
-    disc: Arc<Disc>,
-    order: MigrationOrder,
-    network: Network,
-    cancel: Cancel,
+pub(super) struct Move {
+    pub(super) store: Arc<Store>,
+    pub(super) disc: Arc<Disc>,
+    pub(super) order: MigrationOrder,
+    pub(super) network: Network,
+    pub(super) cancel: Cancel,
 }
 
 impl Move {
-    async fn run(&self, file: std::fs::File, size_bytes: u64, stopping: Cancel) {
+    pub(super) async fn run(&self, file: std::fs::File, size_bytes: u64, stopping: Cancel) {
         let number = self.disc.name.number;
         let (disc, order) = (&self.disc.name, &self.order);
         tracing::info!(%disc, id = %order.id, target = %order.target, "a disc is being moved to another tail");
@@ -379,201 +206,7 @@ impl Move {
         Ok(next)
     }
 
-    /// Pauses the clients, sends the rest, and gives the disc up once the target has all of it.
-    async fn hand_over(&self, copier: &mut Copier, stopping: &Cancel) -> Result<HandOver, Ended> {
-        let held = self.disc.held.clone().ok_or_else(|| Ended::new(MigrationErrorKind::Stopped, "it is gone"))?;
-        let held = held.lock_owned().await;
-        if self.cancel.is_cancelled() || stopping.is_cancelled() {
-            return Err(Ended::new(MigrationErrorKind::Cancelled, "it was cancelled"));
-        }
-        if !matches!(held.phase, Phase::Serving) || held.record().owner != Owner::Owner {
-            return Err(Ended::new(MigrationErrorKind::Stopped, "the disc is not served any more"));
-        }
-        if held.record().flush_failed {
-            return Err(Ended::new(MigrationErrorKind::FlushFailed, "a flush of the disc failed"));
-        }
-        let attempt = Attempt(Uuid::new_v4());
-        let fenced = self.fenced(&held, attempt);
-        // Found out behind the freeze, the clients would wait for an operator.
-        encode_slot(&fenced, u64::MAX).map_err(|error| Ended::new(MigrationErrorKind::Protocol, error.to_string()))?;
-        self.tell(|moving| moving.report.phase = MigrationPhase::Handover);
-        let began = Instant::now();
-        let mut source = Source::Serving;
-        let pause_max = Duration::from_millis(PAUSE_MS_MAX.into());
-        let prepared = tokio::time::timeout(pause_max, self.prepare(copier, &held, attempt, &mut source)).await;
-        let step = match prepared {
-            Ok(Ok(step)) => step,
-            failed => {
-                if let Some(step) = source.handle_deadline() {
-                    let withdraw = Control::Withdraw { attempt };
-                    debug_assert_eq!(step.say, Some(Word::Withdraw(attempt)));
-                    let _ = tokio::time::timeout(SERVING_DEADLINE, copier.link.send(&withdraw)).await;
-                }
-                let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
-                self.store.shards().thaw(self.disc.name.number).await.map_err(closed)?;
-                tracing::info!(disc = %self.disc.name, took_ms = ms(began.elapsed()), "a hand-over was called off");
-                return failed.map_or(Ok(HandOver::CalledOff), |ended| ended.map(|_| HandOver::CalledOff));
-            }
-        };
-        debug_assert_eq!(step.state, Source::Fenced(attempt));
-        let Some(mut held) = self.fence(held, attempt, stopping).await else { return Ok(HandOver::Undecided) };
-        self.store.parts.addresses.hush(held.record().address).await;
-        let committed = self.commit(copier, attempt).await;
-        let pause_ms = ms(began.elapsed());
-        held.phase = Phase::Moved;
-        self.leave().await;
-        let (held, retired) = if committed.is_ok() { self.retire(held).await } else { (held, false) };
-        self.tell(|moving| {
-            moving.report.pause_ms = Some(pause_ms);
-            moving.report.bytes_left = 0;
-            (moving.progress, moving.eta_s) = (Some(100), Some(0));
-            if retired {
-                moving.report.phase = MigrationPhase::Done;
-            }
-        });
-        if !retired {
-            // What it says now is that the disc is fenced.
-            self.store.publish(&self.disc, &held);
-            drop(held);
-            tokio::select! {
-                () = self.commit_until_heard(attempt) => {}
-                () = stopping.asked() => {}
-            }
-        }
-        Ok(HandOver::Done)
-    }
-
-    /// Everything up to the target's word that it has all of it.
-    async fn prepare(
-        &self,
-        copier: &mut Copier,
-        held: &Held,
-        attempt: Attempt,
-        source: &mut Source,
-    ) -> Result<crate::migration::handover::Step<Source>, Ended> {
-        let (shards, number) = (self.store.shards(), self.disc.name.number);
-        let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
-        shards.freeze(number).await.map_err(closed)?;
-        copier.send_written(shards, u64::MAX, &|_| {}).await?;
-        let not_serving = || Ended::new(MigrationErrorKind::Stopped, "the disc is not served any more");
-        *source = source.handle_frozen(attempt).ok_or_else(not_serving)?.state;
-        copier.link.send(&Control::Prepare { attempt, record: Box::new(held.record().clone()) }).await?;
-        loop {
-            match copier.hear().await? {
-                Some(Control::Prepared { attempt }) => {
-                    // Of an earlier freeze: it was called off.
-                    if let Some(step) = source.handle_word(Word::Prepared(attempt)) {
-                        return Ok(step);
-                    }
-                }
-                Some(other) => return Err(Ended::unexpected(Message::Control(other))),
-                None => {}
-            }
-        }
-    }
-
-    /// Records that the disc is given up: the commit point. A write that fails may have happened all the same, so it
-    /// is repeated, and the disc is not served meanwhile (safety rule 18). `None`: the tail stops before it is known.
-    async fn fence(
-        &self,
-        mut held: OwnedMutexGuard<Held>,
-        attempt: Attempt,
-        stopping: &Cancel,
-    ) -> Option<OwnedMutexGuard<Held>> {
-        let fenced = self.fenced(&held, attempt);
-        loop {
-            let record = fenced.clone();
-            let (back, written) = blocking(held, move |held| held.sidecar.write(record)).await;
-            held = back;
-            match written {
-                Ok(()) => return Some(held),
-                Err(error) => {
-                    tracing::error!(disc = %self.disc.name, error = describe(&error), "it cannot be recorded that the disc is given up; it is tried again");
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RECORD_PAUSE) => {}
-                () = stopping.asked() => return None,
-            }
-        }
-    }
-
-    fn fenced(&self, held: &Held, attempt: Attempt) -> Record {
-        Record { owner: Owner::Fenced(self.order.clone(), attempt), ..held.record().clone() }
-    }
-
-    /// Says that the disc is the target's, and waits for a moment until it serves.
-    async fn commit(&self, copier: &mut Copier, attempt: Attempt) -> Result<(), Ended> {
-        let telling = async {
-            copier.link.send(&Control::Commit { attempt }).await?;
-            loop {
-                if let Some(Control::Serving) = copier.hear().await? {
-                    return Ok(());
-                }
-            }
-        };
-        let late = |_| Ended::new(MigrationErrorKind::Unreachable, "the target does not say that it serves");
-        tokio::time::timeout(SERVING_DEADLINE, telling).await.map_err(late)?
-    }
-
-    /// Closes the clients while the address is still here, so that they are told, and then takes the address away.
-    async fn leave(&self) {
-        let number = self.disc.name.number;
-        if let Err(error) = self.store.shards().close(number).await {
-            tracing::warn!(disc = %self.disc.name, error = describe(&error), "closing a disc that was handed over");
-        }
-        let address = self.disc.report().address;
-        self.store.parts.addresses.remove(address).await;
-    }
-
-    /// Records that the target serves. True when it is recorded.
-    async fn retire(&self, held: OwnedMutexGuard<Held>) -> (OwnedMutexGuard<Held>, bool) {
-        let mut record = held.record().clone();
-        record.owner = Owner::Retired(self.order.clone());
-        let (held, written) = blocking(held, move |held| held.sidecar.write(record)).await;
-        if let Err(error) = &written {
-            tracing::error!(disc = %self.disc.name, error = describe(error), "it cannot be recorded that a disc was taken over");
-        }
-        self.store.publish(&self.disc, &held);
-        tracing::info!(disc = %self.disc.name, id = %self.order.id, target = %self.order.target, "a disc was moved to another tail");
-        (held, written.is_ok())
-    }
-
-    /// Repeats Commit until it is recorded that the target serves, or the disc is removed: a cancelled order is too late.
-    async fn commit_until_heard(&self, attempt: Attempt) {
-        let Some(lock) = self.disc.held.clone() else { return };
-        loop {
-            let heard = match tokio::time::timeout(COMMIT_DEADLINE, self.commit_once(attempt)).await {
-                Ok(heard) => heard.inspect_err(|error| {
-                    tracing::debug!(disc = %self.disc.name, %error, "the target has not said that it serves");
-                }),
-                Err(_) => Err(Ended::new(MigrationErrorKind::Unreachable, "the target does not answer")),
-            };
-            let held = lock.clone().lock_owned().await;
-            let waits = matches!(&held.record().owner, Owner::Fenced(order, _) if order.id == self.order.id);
-            if !waits || (heard.is_ok() && self.retire(held).await.1) {
-                return self.tell(|moving| moving.report.phase = MigrationPhase::Done);
-            }
-            tokio::time::sleep(COMMIT_PAUSE).await;
-        }
-    }
-
-    async fn commit_once(&self, attempt: Attempt) -> Result<(), Ended> {
-        let size_bytes = self.disc.report().size;
-        let mut link = self.network.connect(&self.order).await?;
-        link.send(&Control::Hello(self.hello(size_bytes, Some(attempt)))).await?;
-        match link.receive().await? {
-            Message::Control(Control::Welcome(_)) => {}
-            other => return Err(Ended::unexpected(other)),
-        }
-        link.send(&Control::Commit { attempt }).await?;
-        match link.receive().await? {
-            Message::Control(Control::Serving) => Ok(()),
-            other => Err(Ended::unexpected(other)),
-        }
-    }
-
-    fn hello(&self, size_bytes: u64, fenced: Option<Attempt>) -> Hello {
+    pub(super) fn hello(&self, size_bytes: u64, fenced: Option<Attempt>) -> Hello {
         Hello {
             version_oldest: VERSION,
             version_newest: VERSION,
@@ -585,7 +218,7 @@ impl Move {
         }
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Moving)) {
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Moving)) {
         self.disc.change_moving(change);
         self.store.changed.mark(self.disc.name.number);
     }
@@ -612,6 +245,7 @@ impl Move {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
+/// In whole milliseconds.
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -30,14 +30,16 @@
 //!
 //! * [`change`]: orders and the records that follow from them; pure.
 //! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`],
-//!   [`reload`], [`migrate`], [`receive`]: what is done to it. [`unused`]: announces those that wait for a client.
+//!   [`reload`], [`depart`], [`migrate`], [`cede`], [`receive`]: what is done to it. [`unused`]: announces those that wait for a client.
 //! * [`inherit`]: discs that change processes.
 //! * [`refusal`]: why something was not done.
 //!
 //! Deliberately absent: who may order what (the brain's business) and the order of the commands.
 
+pub mod cede;
 pub mod change;
 pub mod create;
+pub mod depart;
 pub mod disc;
 pub mod import;
 pub mod inherit;

@@ -4,9 +4,9 @@ use super::{
     Store, blocking,
     change::Changes,
     create::check_size_in,
+    depart::moved,
     disc::{Disc, Held, Phase},
     import::open_image,
-    migrate::moved,
     refusal::Refusal,
 };
 use crate::{
