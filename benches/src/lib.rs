@@ -14,14 +14,17 @@
 //! * [`migrate`]: discs that move between two tails while guests write.
 //! * [`brain`]: the brain of both, which only passes on what it is told to.
 //! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
-//! * [`namespace`]: the networks of both.
+//! * [`namespace`]: the networks of both, and [`tail`] the tails in them.
+//! * [`command`]: what the programs have in common; [`leftovers`]: that nothing is left when they end.
 //! * [`figures`]: what was measured against what is wanted.
 //! * [`report`]: tables and plots of records.
 #![forbid(unsafe_code)]
 
 pub mod brain;
+pub mod command;
 pub mod figures;
 pub mod judge;
+pub mod leftovers;
 pub mod load;
 pub mod loads;
 pub mod migrate;
@@ -32,3 +35,4 @@ pub mod record;
 pub mod report;
 pub mod scale;
 pub mod statistics;
+pub mod tail;

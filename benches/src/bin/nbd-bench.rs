@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use benches::{
-    judge,
+    command, judge,
     loads::{Client, LOADS, Load},
     peers::{self, Spec, scratch::Pages},
     processor::Pair,
@@ -116,17 +116,12 @@ struct Report {
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Peers(arguments) => run_peers(arguments),
-        Command::Report(arguments) => write_report(&arguments),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            // Standard error may be closed; the exit code then has to do.
-            let _ = writeln!(std::io::stderr(), "scripts/bench: {error:#}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Peers(arguments) => {
+            let scratch = arguments.scratch.clone();
+            command::run("scripts/bench", &scratch, || run_peers(arguments))
         }
+        Command::Report(arguments) => command::report("scripts/bench", write_report(&arguments)),
     }
 }
 

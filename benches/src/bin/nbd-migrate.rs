@@ -1,13 +1,13 @@
 //! `nbd-migrate`: measures live moves of discs between two tails. `scripts/bench migrate` builds and runs it.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use benches::{
+    command::{self, Places},
     migrate::{self, Config},
-    record,
 };
 use clap::Parser;
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 /// Measures moves of discs between two tails while guests write, and checks every byte afterwards.
 #[derive(Debug, Parser)]
@@ -40,30 +40,17 @@ struct Arguments {
     /// How the tails read and write: cached, copied or direct, as a pool's io
     #[arg(long, value_name = "HOW", default_value = "cached")]
     io: String,
-    /// The tail's program; the one beside this program if not given
-    #[arg(long, value_name = "FILE")]
-    tail: Option<PathBuf>,
-    /// Folder for the discs, on ext4 or XFS
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
-    scratch: PathBuf,
-    /// Folder for the records
-    #[arg(long, value_name = "DIR", default_value = "target/bench/records")]
-    out: PathBuf,
+    #[command(flatten)]
+    places: Places,
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            // Standard error may be closed; the exit code then has to do.
-            let _ = writeln!(std::io::stderr(), "scripts/bench migrate: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let arguments = Arguments::parse();
+    let scratch = arguments.places.scratch.clone();
+    command::run("scripts/bench migrate", &scratch, || run(arguments))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let own = std::env::current_exe().context("cannot find this program itself")?;
     let quick = |full, quick| if arguments.quick { quick } else { full };
     let config = Config {
         moves_count: arguments.moves.unwrap_or(quick(50, 5) as u32),
@@ -71,13 +58,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         many_count: arguments.many.unwrap_or(quick(100, 10)),
         shards_count: arguments.shards,
         io: arguments.io,
-        program: std::path::absolute(arguments.tail.unwrap_or_else(|| own.with_file_name("tail-nbd")))?,
-        scratch: std::path::absolute(&arguments.scratch)?,
+        program: arguments.places.program()?,
+        scratch: arguments.places.scratch()?,
     };
-    fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
     let measured = migrate::run(&config, &mut std::io::stderr().lock())?;
-    let stamp = measured.machine.date.replace(['-', ':'], "").replace(' ', "-");
-    record::save(&arguments.out.join(format!("migrate-{stamp}.json")), &measured)?;
+    arguments.places.save("migrate", &measured.machine.date, &measured)?;
     write!(std::io::stdout().lock(), "{}", measured.table())?;
     Ok(if measured.is_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,13 +1,14 @@
 //! `nbd-scale`: measures a tail with thousands of discs. `scripts/bench scale` builds and runs it.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use benches::{
-    record::{self, FORMAT, Memory},
+    command::{self, Places},
+    record::{FORMAT, Memory},
     scale::{self, Config},
 };
 use clap::Parser;
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 /// Measures one tail with thousands of discs, each on its own address and with a connected client.
 #[derive(Debug, Parser)]
@@ -39,33 +40,20 @@ struct Arguments {
     /// Seconds of each of the six loads
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     busy_seconds: f64,
-    /// The tail's program; the one beside this program if not given
-    #[arg(long, value_name = "FILE")]
-    tail: Option<PathBuf>,
-    /// Folder for the discs, on ext4 or XFS
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
-    scratch: PathBuf,
-    /// Folder for the records
-    #[arg(long, value_name = "DIR", default_value = "target/bench/records")]
-    out: PathBuf,
+    #[command(flatten)]
+    places: Places,
     /// Fail if a bar is not met
     #[arg(long)]
     check: bool,
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            // Standard error may be closed; the exit code then has to do.
-            let _ = writeln!(std::io::stderr(), "scripts/bench scale: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let arguments = Arguments::parse();
+    let scratch = arguments.places.scratch.clone();
+    command::run("scripts/bench scale", &scratch, || run(arguments))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let own = std::env::current_exe().context("cannot find this program itself")?;
     let config = Config {
         discs_count: arguments.discs,
         busy_count: arguments.busy,
@@ -73,15 +61,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         shards_count: arguments.shards,
         idle_seconds: arguments.idle_seconds,
         busy_seconds: arguments.busy_seconds,
-        program: std::path::absolute(arguments.tail.unwrap_or_else(|| own.with_file_name("tail-nbd")))?,
-        scratch: std::path::absolute(&arguments.scratch)?,
+        program: arguments.places.program()?,
+        scratch: arguments.places.scratch()?,
     };
-    fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
     let measured = scale::run(&config, &mut std::io::stderr().lock())?;
-    let stamp = measured.machine.date.replace(['-', ':'], "").replace(' ', "-");
-    record::save(&arguments.out.join(format!("scale-{stamp}.json")), &measured)?;
+    arguments.places.save("scale", &measured.machine.date, &measured)?;
     let memory = Memory { format: FORMAT, machine: measured.machine.clone(), memory: measured.memory.clone() };
-    record::save(&arguments.out.join(format!("memory-{stamp}.json")), &memory)?;
+    arguments.places.save("memory", &measured.machine.date, &memory)?;
     write!(std::io::stdout().lock(), "{}", measured.table())?;
     Ok(if arguments.check && !measured.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -3,7 +3,7 @@
 use super::net::{self, Net};
 use crate::{
     brain::{Brain, object},
-    peers::program::Program,
+    tail::{Setup, Tail},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Cluster {
     // Declared before the net: the processes end first.
-    tails: [Tail; 2],
+    tails: [Node; 2],
     brain: Brain,
     discs: BTreeMap<u64, Place>,
     moves_count: u128,
@@ -41,10 +41,9 @@ pub struct Cluster {
 }
 
 #[derive(Debug)]
-struct Tail {
+struct Node {
     name: NodeName,
-    process: Program,
-    folder: tempfile::TempDir,
+    tail: Tail,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,10 +88,10 @@ impl Cluster {
         let net = Net::new()?;
         net.enter()?;
         let brain = Brain::start(net::BRAIN.parse()?)?;
-        let tail = |nth| Tail::start(&net, nth, scratch, program, shards_count, io);
+        let tail = |nth| Node::start(&net, nth, scratch, program, shards_count, io);
         let tails = [tail(0)?, tail(1)?];
         for tail in &tails {
-            brain.wait_ready(&tail.name).with_context(|| tail.process.log_tail())?;
+            brain.wait_ready(&tail.name).with_context(|| tail.tail.log_tail())?;
         }
         Ok(Self { tails, brain, discs: BTreeMap::new(), moves_count: 0, generation: 1, _net: net })
     }
@@ -214,7 +213,7 @@ impl Cluster {
     /// When there is no such file.
     pub fn allocated_bytes(&self, number: u64) -> Result<u64> {
         let place = self.discs.get(&number).context("no such disc")?;
-        let file = self.tails[place.tail].folder.path().join(format!("pool/discs/{number}.data"));
+        let file = self.tails[place.tail].tail.data_file(number);
         let file = fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
         // Blocks that are not written back yet are not counted by every file system.
         file.sync_all()?;
@@ -227,7 +226,7 @@ impl Cluster {
     /// When its process is gone.
     pub fn sent_bytes(&self, number: u64) -> Result<u64> {
         let place = self.discs.get(&number).context("no such disc")?;
-        let path = format!("/proc/{}/net/dev", self.tails[place.tail].process.pid());
+        let path = format!("/proc/{}/net/dev", self.tails[place.tail].tail.pid()?);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let line = text.lines().find_map(|line| line.trim().strip_prefix(net::INTERFACE)?.strip_prefix(':'));
         // Eight columns of what was received come first (proc_net(5)).
@@ -254,48 +253,30 @@ impl Cluster {
     }
 
     fn logs(&self) -> String {
-        self.tails
-            .iter()
-            .map(|tail| format!("{}: {}", tail.name, tail.process.log_tail()))
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.tails.iter().map(|tail| format!("{}: {}", tail.name, tail.tail.log_tail())).collect::<Vec<_>>().join("\n")
     }
 }
 
-impl Tail {
+impl Node {
     fn start(net: &Net, nth: usize, scratch: &Path, program: &Path, shards_count: usize, io: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("migrate-").tempdir_in(scratch)?;
-        let at = folder.path();
-        for name in ["pool", "images"] {
-            fs::create_dir(at.join(name))?;
-        }
         let name = format!("tail{}", nth + 1);
-        let (brain, prefix, interface, own) = (net::BRAIN, net::PREFIX, net::INTERFACE, net::tail_address(nth));
-        let text = format!(
-            r#"name = "{name}"
-brains = ["{brain}"]
-storage_prefix = "{prefix}"
-storage_interface = "{interface}"
-storage_address = "{own}"
-state_dir = "{at}/state"
-images_dir = "{at}/images"
-shards = {shards_count}
-migration_listen = "[{own}]:7771"
-[[pool]]
-name = "moving"
-grade = "moving"
-path = "{at}/pool"
-io = "{io}"
-"#,
-            at = at.display()
-        );
-        let config: PathBuf = at.join("tail.toml");
-        fs::write(&config, text)?;
-        let mut words = net.exec_words(nth).to_vec();
-        words.push(program.to_str().context("the tail's path is no text")?);
-        words.extend(["run", "--config", config.to_str().context("the folder's path is no text")?]);
-        let process = Program::start(&words, &at.join("tail.log"))?;
-        Ok(Self { name: name.parse()?, process, folder })
+        let setup = Setup {
+            program,
+            exec_words: net.exec_words(nth).map(str::to_owned).to_vec(),
+            name: &name,
+            brain: net::BRAIN,
+            prefix: net::PREFIX,
+            interface: net::INTERFACE,
+            address: net::tail_address(nth),
+            shards_count,
+            pool: "moving",
+            pool_folder: None,
+            io,
+            takes_moves: true,
+        };
+        let mut tail = Tail::new(scratch, &setup)?;
+        tail.start()?;
+        Ok(Self { name: name.parse()?, tail })
     }
 }
 

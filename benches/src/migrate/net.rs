@@ -1,6 +1,9 @@
 //! Three network namespaces on a bridge, gone when the measurement ends.
 
-use crate::namespace::{self, ip};
+use crate::{
+    leftovers,
+    namespace::{self, ip},
+};
 use anyhow::Result;
 use spine::{address::StoragePrefix, id::DiscNumber};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -27,8 +30,7 @@ impl Net {
     /// # Errors
     /// When `ip` fails, as it does without root.
     pub fn new() -> Result<Self> {
-        let id = std::process::id();
-        let net = Self { head: format!("nmh-{id}"), tails: [1, 2].map(|nth| format!("nmt{nth}-{id}")) };
+        let net = Self { head: leftovers::name("head"), tails: ["tail1", "tail2"].map(leftovers::name) };
         let head = net.head.as_str();
         for name in net.names() {
             namespace::make(name)?;

@@ -1,5 +1,6 @@
 //! The measured file: random bytes, whole in the page cache, and nothing of it waiting to be written.
 
+use crate::leftovers;
 use anyhow::{Context, Result};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
@@ -96,7 +97,7 @@ fn drop_cached(path: &Path) -> std::io::Result<()> {
 
 /// Makes it under another name first: a file of the right name and size is whole.
 fn make(path: &Path, mib: u64) -> std::io::Result<()> {
-    let unfinished = path.with_extension("new");
+    let unfinished = path.with_file_name(leftovers::name("new"));
     let mut file = File::create(&unfinished)?;
     // Xorshift64: bytes that neither compress nor repeat; the seed has no meaning.
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;

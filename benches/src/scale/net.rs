@@ -8,7 +8,10 @@
 //! The discs are reached through the tail's own address as a router, because the kernel's table of neighbours is one
 //! for all namespaces, and 4,000 more in it would need a change of the machine's settings.
 
-use crate::namespace::{self, ip};
+use crate::{
+    leftovers,
+    namespace::{self, ip},
+};
 use anyhow::Result;
 use spine::{address::StoragePrefix, id::DiscNumber};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -39,8 +42,7 @@ impl Net {
     /// # Errors
     /// When `ip` fails, as it does without root.
     pub fn new() -> Result<Self> {
-        let id = std::process::id();
-        let net = Self { client: format!("nsc-{id}"), tail: format!("nst-{id}") };
+        let net = Self { client: leftovers::name("client"), tail: leftovers::name("tail") };
         let (client, tail) = (net.client.as_str(), net.tail.as_str());
         for name in [client, tail] {
             namespace::make(name)?;

@@ -104,7 +104,7 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Scale> {
     let net = Net::new()?;
     net.enter()?;
     let brain = Brain::start(net::BRAIN.parse()?)?;
-    let tail = Tail::new(&config.scratch, config.program.clone(), config.shards_count)?;
+    let tail = Tail::new(&net, &config.scratch, &config.program, config.shards_count)?;
     let (idle, figures, memory) = (Vec::new(), Vec::new(), Vec::new());
     let mut lab = Lab { config: config.clone(), net, brain, tail, idle, figures, memory };
     lab.say(err, "making the discs")?;
@@ -169,7 +169,7 @@ impl Lab {
 
     /// Makes all discs and connects a client to each, in steps between which memory is looked at.
     fn fill(&mut self) -> Result<()> {
-        self.tail.start(&self.net)?;
+        self.tail.start()?;
         self.brain.wait_ready(&tail_name())?;
         self.remember(0)?;
         let count = self.config.discs_count;
@@ -353,7 +353,7 @@ impl Lab {
         let stopped = self.tail.stop()?;
         self.idle.clear();
         let begun = Instant::now();
-        let ready = self.tail.start(&self.net)?;
+        let ready = self.tail.start()?;
         let deadline = begun + BACK_DEADLINE;
         for number in 1..=self.config.discs_count {
             self.idle.push(Client::connect_until(number, KEY, deadline)?);
@@ -381,7 +381,7 @@ impl Lab {
         self.net.flush_discs()?;
         let count = usize::try_from(self.config.discs_count)?;
         let begun = Instant::now();
-        self.tail.start(&self.net)?;
+        self.tail.start()?;
         let listening = self.tail.wait_until("all discs listen", |tail| Ok(tail.listening_count()? >= count))?;
         let added = self.tail.wait_until("all addresses are up", |tail| Ok(tail.addresses_count()? >= count))?;
         self.note("cold start until all discs listen", (listening - begun).as_secs_f64(), "s", Bar::AtMost(5.0));

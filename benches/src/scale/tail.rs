@@ -1,92 +1,58 @@
-//! The tail under test: its files, its process, and what the kernel says of it.
+//! The tail under test, and what the kernel says of it.
 
 use super::net::{self, Net};
-use crate::{peers::program::Program, processor};
+use crate::{
+    processor,
+    tail::{self, Setup},
+};
 use anyhow::{Context, Result, bail};
 use spine::address::StoragePrefix;
 use std::{
     fs,
-    os::unix::net::UnixDatagram,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-/// No start and no stop takes longer on a machine that works.
+/// No change takes longer on a machine that works.
 const DEADLINE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A socket that listens, in `/proc/net/tcp6`.
 const LISTENING: &str = "0A";
 
-/// A tail, with a folder of its own that is gone when this is dropped.
+/// The tail.
 #[derive(Debug)]
-pub struct Tail {
-    // Declared before the folder: the process ends first.
-    process: Option<Program>,
-    folder: tempfile::TempDir,
-    program: PathBuf,
-}
+pub struct Tail(tail::Tail);
 
 impl Tail {
     /// Prepares its files in `scratch`; it is started later.
     ///
     /// # Errors
     /// When they cannot be made.
-    pub fn new(scratch: &Path, program: PathBuf, shards_count: usize) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("scale-").tempdir_in(scratch)?;
-        let at = folder.path();
-        for name in ["pool", "images"] {
-            fs::create_dir(at.join(name))?;
-        }
-        let (name, brain, prefix) = (net::TAIL_NAME, net::BRAIN, net::PREFIX);
-        let (own, interface, at) = (net::TAIL, net::INTERFACE, at.display());
-        let config = format!(
-            r#"name = "{name}"
-brains = ["{brain}"]
-storage_prefix = "{prefix}"
-storage_interface = "{interface}"
-storage_address = "{own}"
-state_dir = "{at}/state"
-images_dir = "{at}/images"
-shards = {shards_count}
-[[pool]]
-name = "scale"
-grade = "scale"
-path = "{at}/pool"
-"#
-        );
-        fs::write(folder.path().join("tail.toml"), config)?;
-        Ok(Self { process: None, folder, program })
+    pub fn new(net: &Net, scratch: &Path, program: &Path, shards_count: usize) -> Result<Self> {
+        let setup = Setup {
+            program,
+            exec_words: net.exec_words().map(str::to_owned).to_vec(),
+            name: net::TAIL_NAME,
+            brain: net::BRAIN,
+            prefix: net::PREFIX,
+            interface: net::INTERFACE,
+            address: net::TAIL.parse()?,
+            shards_count,
+            pool: "scale",
+            pool_folder: None,
+            io: "cached",
+            takes_moves: false,
+        };
+        tail::Tail::new(scratch, &setup).map(Self)
     }
 
     /// Starts it, and waits until it says that it is ready. Returns how long that took.
     ///
     /// # Errors
     /// When it does not start; what it printed is in the error.
-    pub fn start(&mut self, net: &Net) -> Result<Duration> {
-        let path = self.folder.path().join("notify.sock");
-        // None is there at the first start.
-        let _ = fs::remove_file(&path);
-        let socket = UnixDatagram::bind(&path)?;
-        socket.set_read_timeout(Some(LOOK_EVERY))?;
-        let config = self.folder.path().join("tail.toml");
-        let notify = format!("NOTIFY_SOCKET={}", path.display());
-        let mut words: Vec<&str> = vec!["env", &notify];
-        words.extend(net.exec_words());
-        words.push(self.program.to_str().context("the tail's path is no text")?);
-        words.extend(["run", "--config", config.to_str().context("the folder's path is no text")?]);
-        let begun = Instant::now();
-        let process = self.process.insert(Program::start(&words, &self.folder.path().join("tail.log"))?);
-        let mut message = [0; 64];
-        while socket.recv(&mut message).is_err() {
-            if let Some(status) = process.ended()? {
-                bail!("the tail ended with {status}: {}", process.log_tail());
-            }
-            if begun.elapsed() > DEADLINE {
-                bail!("the tail is not ready after {DEADLINE:?}: {}", process.log_tail());
-            }
-        }
-        Ok(begun.elapsed())
+    pub fn start(&mut self) -> Result<Duration> {
+        self.0.start()
     }
 
     /// Ends it in an orderly way, and returns how long that took.
@@ -94,11 +60,7 @@ path = "{at}/pool"
     /// # Errors
     /// When it does not end.
     pub fn stop(&mut self) -> Result<Duration> {
-        let begun = Instant::now();
-        if let Some(process) = self.process.take() {
-            process.terminate(DEADLINE)?;
-        }
-        Ok(begun.elapsed())
+        self.0.stop()
     }
 
     /// Its process id.
@@ -106,7 +68,7 @@ path = "{at}/pool"
     /// # Errors
     /// When it does not run.
     pub fn pid(&self) -> Result<u32> {
-        Ok(self.process.as_ref().context("the tail does not run")?.pid())
+        self.0.pid()
     }
 
     /// Memory that is the process's own, in KiB: without the pages of its program file.
@@ -160,7 +122,7 @@ path = "{at}/pool"
     /// # Errors
     /// When it cannot be read.
     pub fn warm(&self, number: u64) -> Result<()> {
-        let path = self.folder.path().join(format!("pool/discs/{number}.data"));
+        let path = self.0.data_file(number);
         let mut file = fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         std::io::copy(&mut file, &mut std::io::sink())?;
         Ok(())
@@ -171,7 +133,7 @@ path = "{at}/pool"
     /// # Errors
     /// When it cannot be written.
     pub fn fill(&self, number: u64, bytes: u64) -> Result<()> {
-        let path = self.folder.path().join(format!("pool/discs/{number}.data"));
+        let path = self.0.data_file(number);
         let mut file = fs::OpenOptions::new().write(true).open(&path)?;
         let written = std::io::copy(&mut std::io::Read::take(std::io::repeat(0x5a), bytes), &mut file)?;
         anyhow::ensure!(written == bytes, "{} took {written} bytes", path.display());
