@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// What the brain orders in `create disc.GRADE.N`. An `update` names any of `size`, `attachments`
 /// with `attachments_version`, `access_control_list`, `generation`, and once `force`; and what moves a disc between
-/// tails ([`super::migration`]): `migration`, `commit`.
+/// tails ([`super::migration`]): `migration`, `commit`, `promote`, `retire`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiscOrder {
     /// Size in bytes, a multiple of 512 (R113).

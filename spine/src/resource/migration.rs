@@ -22,12 +22,13 @@
 //! | the source says that this id ended with an error | `remove {"generation":g+1,"aborted":id}` at the target |
 //! | source `fenced`, target still `prepared` | `update {"commit":{id,generation}}` at the target, from the source's own report |
 //! | target `owner` of g+1 | records its new tail, then `remove {"generation":g+1}` at the source |
-//! | a tail is lost for good (an operator says so) | `update {"promote":true,"generation":higher,"attachments":[],…}` at the other (no tail carries that out yet) |
+//! | a tail is lost for good, an operator says so, and the VM is off | `update {"promote":{…}}` at the other tail |
+//! | the tail that was lost is back | `update {"retire":{…}}` there, before anything else is done about the disc |
 //!
 //! Size, attachments and their version go from the source to the target inside the freeze (safety rule 5): the target is
 //! not told of them by the brain before it is the owner, and a withdrawal counts when the owner has answered it.
 
-use crate::id::{Generation, MigrationId, NodeName};
+use crate::id::{AttachmentsVersion, Generation, MigrationId, NodeName};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -85,6 +86,32 @@ pub struct CommitOrder {
     pub generation: Generation,
 }
 
+/// The `promote` of an `update` at one end of a move whose other end is lost for good: own the disc from now on, whatever
+/// the other end says (safety rule 9). At the target that is promotion, at the source taking back. Nobody is let in
+/// before attachments are ordered anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteOrder {
+    /// The attempt that both ends took part in.
+    pub id: MigrationId,
+    /// Higher than what either end was ever granted.
+    pub generation: Generation,
+    /// The version of the empty attachments that are in force then: higher than those of the end's own, unless these
+    /// are empty already.
+    pub attachments_version: AttachmentsVersion,
+}
+
+/// The `retire` of an `update` at the other end, once it is back: the disc is another tail's. What is there is served no
+/// more, and kept until it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireOrder {
+    /// The attempt that both ends took part in.
+    pub id: MigrationId,
+    /// The tail that owns the disc.
+    pub owner: NodeName,
+    /// Of which it is the owner: higher than what this end has.
+    pub generation: Generation,
+}
+
 /// What a tail is to a disc, durably (nbd.md section 3, point 2). Only an owner lets clients in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,7 +125,8 @@ pub enum Ownership {
     Prepared,
     /// It has given the disc up to a target, and never serves this generation again.
     Fenced,
-    /// The target has said that it serves. The copy here is kept until the brain removes it.
+    /// The disc is another tail's: the target has said that it serves, or the brain has retired this end. The copy here
+    /// is kept until the brain removes it.
     Retired,
 }
 
@@ -241,6 +269,8 @@ mod tests {
         assert_eq!((order.limit_mb_per_s, order.pause_ms), (None, PAUSE_MS));
         reads_back::<IncomingOrder>(&format!(r#"{{"id":"{ID}","source":"tail1","address":"fd00::21"}}"#));
         reads_back::<CommitOrder>(&format!(r#"{{"id":"{ID}","generation":8}}"#));
+        reads_back::<PromoteOrder>(&format!(r#"{{"id":"{ID}","generation":9,"attachments_version":4}}"#));
+        reads_back::<RetireOrder>(&format!(r#"{{"id":"{ID}","owner":"tail2","generation":9}}"#));
     }
 
     #[test]

@@ -12,10 +12,22 @@
 //! record of Fenced: until then only the source decides, and from then on it never serves this generation again
 //! (safety rule 18).
 //!
+//! When one end is lost for good, an operator may force the outcome at the other (safety rule 9), with a generation higher
+//! than any that was ever granted of the disc: a target that is prepared becomes the owner, or a source takes the disc
+//! back. Writes that the lost end has acknowledged may be missing then. Once that end is back it is superseded, whatever
+//! it was, and from then on no word of the other end means anything to it.
+//!
+//! ```text
+//!   source: Serving, Fenced(a), Retired, Superseded ──promote(h)──▶ Serving of h
+//!   target: Prepared(a), Superseded that was whole  ──promote(h)──▶ Owner of h
+//!   either: anything that is durable                ──retire(h)───▶ Superseded
+//! ```
+//!
 //! The exploration in the tests goes through everything that can happen with three parties, each message lost,
 //! doubled, delayed and overtaken, and each party stopped between any two steps.
 
 use serde::{Deserialize, Serialize};
+use spine::id::Generation;
 
 /// One freeze of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,6 +45,8 @@ pub enum Source {
     Fenced(Attempt),
     /// The target has taken it. Durable.
     Retired,
+    /// The brain gave the disc to the target when this end was away. Durable.
+    Superseded,
 }
 
 /// What the target is to the disc. Every state is durable.
@@ -44,6 +58,16 @@ pub enum Target {
     Prepared(Attempt),
     /// It acknowledges writes.
     Owner,
+    /// The brain gave the disc back to the source when this end was away.
+    Superseded {
+        /// It has all of the disc, as it was once.
+        whole: bool,
+    },
+}
+
+/// True when an order to promote or to retire is not of former times: each has a generation of its own.
+pub fn outranks(given: Generation, own: Generation) -> bool {
+    given > own
 }
 
 /// What the two say to each other.
@@ -99,6 +123,21 @@ impl Source {
         }
     }
 
+    /// Takes the disc back for an operator. `None`: not in the middle of a freeze, which ends by itself.
+    #[must_use]
+    pub fn handle_promote(self) -> Option<Self> {
+        match self {
+            Self::Serving | Self::Fenced(_) | Self::Retired | Self::Superseded => Some(Self::Serving),
+            Self::Frozen(_) => None,
+        }
+    }
+
+    /// The disc is the other end's. `None`: not in the middle of a freeze, which ends by itself.
+    #[must_use]
+    pub fn handle_retire(self) -> Option<Self> {
+        (!matches!(self, Self::Frozen(_))).then_some(Self::Superseded)
+    }
+
     /// What to say to a target that is reached again.
     pub fn repeat(self) -> Option<Word> {
         let Self::Fenced(attempt) = self else { return None };
@@ -128,6 +167,25 @@ impl Target {
         self == Self::Incoming
     }
 
+    /// Makes it the owner for an operator. `None`: what it has is not all of the disc.
+    #[must_use]
+    pub fn handle_promote(self) -> Option<Self> {
+        match self {
+            Self::Prepared(_) | Self::Owner | Self::Superseded { whole: true } => Some(Self::Owner),
+            Self::Incoming | Self::Superseded { whole: false } => None,
+        }
+    }
+
+    /// The disc is the other end's.
+    #[must_use]
+    pub fn handle_retire(self) -> Self {
+        match self {
+            Self::Superseded { .. } => self,
+            Self::Incoming => Self::Superseded { whole: false },
+            Self::Prepared(_) | Self::Owner => Self::Superseded { whole: true },
+        }
+    }
+
     /// A word of the source, or of the brain. `None`: it means nothing now.
     pub fn handle_word(self, word: Word) -> Option<Step<Self>> {
         match (self, word) {
@@ -152,3 +210,7 @@ impl Target {
 #[cfg(test)]
 #[path = "handover_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "handover_force_tests.rs"]
+mod force_tests;

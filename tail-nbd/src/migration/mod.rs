@@ -26,6 +26,8 @@
 //! | source after FENCED | FENCED, repeats Commit | PREPARED, then OWNER(g+1) | at the target |
 //! | target after OWNER(g+1) | FENCED | OWNER(g+1), serves | at the target |
 //! | the network, after FENCED | repeats Commit; the brain relays it | PREPARED | at the target; nobody is served meanwhile |
+//! | source, for good | – | PREPARED, then promoted: OWNER(h) | at the target, without what only the source had |
+//! | target, for good, after FENCED | FENCED, then taken back: OWNER(h) | – | at the source, without what only the target had |
 //!
 //! * [`wire`]: the frames; pure. [`link`]: the connection.
 //! * [`converge`]: when to copy again and when to hand over; pure. [`pace`]: the limit; pure.

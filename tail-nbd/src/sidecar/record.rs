@@ -7,7 +7,7 @@ use spine::{
     resource::{
         Attributes,
         disc::AttachmentReport,
-        migration::{IncomingOrder, MigrationOrder, Ownership},
+        migration::{IncomingOrder, MigrationOrder, Ownership, RetireOrder},
     },
 };
 use std::net::{IpAddr, Ipv6Addr};
@@ -66,6 +66,13 @@ pub enum Owner {
     Fenced(MigrationOrder, Attempt),
     /// The other tail serves it; what is here waits for its removal.
     Retired(MigrationOrder),
+    /// The brain gave the disc to another tail when this one was away (safety rule 9); what is here is kept for an operator.
+    Superseded {
+        /// By whom.
+        order: RetireOrder,
+        /// What is here was the disc once, or all of it.
+        whole: bool,
+    },
     /// It has promised to delete it, and carries on with that after a restart.
     Removed,
 }
@@ -78,7 +85,7 @@ impl Owner {
             Self::Incoming(_) => Ownership::Incoming,
             Self::Prepared(..) => Ownership::Prepared,
             Self::Fenced(..) => Ownership::Fenced,
-            Self::Retired(_) => Ownership::Retired,
+            Self::Retired(_) | Self::Superseded { .. } => Ownership::Retired,
         }
     }
 }

@@ -12,7 +12,7 @@ use spine::{
     resource::{
         Attributes,
         disc::{Attachment, AttachmentReport, DiscOrder},
-        migration::{CommitOrder, MigrationOrder},
+        migration::{CommitOrder, MigrationOrder, PromoteOrder, RetireOrder},
     },
 };
 use std::{collections::BTreeSet, net::IpAddr};
@@ -69,6 +69,10 @@ pub struct Changes {
     pub migration: Option<Option<MigrationOrder>>,
     /// The source has given it up: it is this tail's.
     pub commit: Option<CommitOrder>,
+    /// The other end of its move is lost for good: it is this tail's.
+    pub promote: Option<PromoteOrder>,
+    /// It was given to another tail when this one was away.
+    pub retire: Option<RetireOrder>,
     /// Attributes this build does not know.
     #[serde(flatten)]
     pub extra: Attributes,

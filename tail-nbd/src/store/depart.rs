@@ -138,8 +138,12 @@ impl Store {
 
 /// The refusal of an order that came too late.
 pub(super) fn moved(name: &DiscName, held: &Held) -> Option<Refusal> {
-    let (Owner::Fenced(order, _) | Owner::Retired(order)) = &held.record().owner else { return None };
-    Some(Refusal::Moved { name: name.clone(), target: order.target.clone(), generation: order.generation })
+    let (target, generation) = match &held.record().owner {
+        Owner::Fenced(order, _) | Owner::Retired(order) => (order.target.clone(), order.generation),
+        Owner::Superseded { order, .. } => (order.owner.clone(), order.generation),
+        Owner::Owner | Owner::Incoming(_) | Owner::Prepared(..) | Owner::Removed => return None,
+    };
+    Some(Refusal::Moved { name: name.clone(), target, generation })
 }
 
 fn report_of(order: &MigrationOrder) -> MigrationReport {

@@ -184,6 +184,11 @@ impl Disc {
         *lock(&self.moving) = Some(moving);
     }
 
+    /// There is nothing to say of a move any more: its outcome was forced.
+    pub fn forget_moving(&self) {
+        *lock(&self.moving) = None;
+    }
+
     /// Says something new of the move, if there is one.
     pub fn change_moving<T>(&self, change: impl FnOnce(&mut Moving) -> T) -> Option<T> {
         lock(&self.moving).as_mut().map(change)

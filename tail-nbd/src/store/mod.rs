@@ -30,7 +30,8 @@
 //!
 //! * [`change`]: orders and the records that follow from them; pure.
 //! * [`disc`]: one disc. [`start`], [`create`], [`update`], [`remove`], [`import`],
-//!   [`reload`], [`depart`], [`migrate`], [`cede`], [`receive`]: what is done to it. [`unused`]: announces those that wait for a client.
+//!   [`reload`], [`depart`], [`migrate`], [`cede`], [`receive`], [`force`]: what is done to it. [`unused`]: announces those
+//!   that wait for a client.
 //! * [`inherit`]: discs that change processes.
 //! * [`refusal`]: why something was not done.
 //!
@@ -41,6 +42,7 @@ pub mod change;
 pub mod create;
 pub mod depart;
 pub mod disc;
+pub mod force;
 pub mod import;
 pub mod inherit;
 pub mod migrate;

@@ -363,7 +363,7 @@ fn target_of(record: &Record) -> Option<Target> {
         Owner::Incoming(_) => Some(Target::Incoming),
         Owner::Prepared(_, attempt) => Some(Target::Prepared(*attempt)),
         Owner::Owner => Some(Target::Owner),
-        Owner::Fenced(..) | Owner::Retired(_) | Owner::Removed => None,
+        Owner::Fenced(..) | Owner::Retired(_) | Owner::Superseded { .. } | Owner::Removed => None,
     }
 }
 

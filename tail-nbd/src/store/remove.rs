@@ -96,14 +96,14 @@ impl Store {
     }
 
     /// Waits until neither a shard nor a job touches the disc's data.
-    async fn end_use(&self, disc: &Arc<Disc>, phase: &mut Phase) {
-        let before = std::mem::replace(phase, Phase::Failed("it is being deleted".to_owned()));
+    pub(super) async fn end_use(&self, disc: &Arc<Disc>, phase: &mut Phase) {
+        let before = std::mem::replace(phase, Phase::Failed("its use is being ended".to_owned()));
         match before {
             Phase::Serving => match self.parts.shards.close(disc.name.number).await {
-                // The data is going: whether its last writes could be synced does not matter.
+                // The disc is not this one any more: whether its last writes could be synced does not matter.
                 Ok(()) | Err(ShardError::NotOpen(_)) => {}
                 Err(error) => {
-                    tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc that is deleted");
+                    tracing::warn!(disc = %disc.name, error = describe(&error), "closing a disc that ends here");
                 }
             },
             Phase::Importing(mut running) => {

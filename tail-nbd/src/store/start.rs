@@ -199,7 +199,7 @@ impl Store {
                 self.repeat_commit(disc, order, attempt).await;
                 return Ok(());
             }
-            Owner::Retired(_) => {
+            Owner::Retired(_) | Owner::Superseded { .. } => {
                 held.phase = Phase::Moved;
                 return Ok(());
             }

@@ -29,6 +29,12 @@ impl Store {
     /// recorded and comes into force with the next start.
     pub async fn update(self: &Arc<Self>, name: &DiscName, changes: Changes) -> Result<(), Refusal> {
         let disc = self.find(name)?;
+        if let Some(order) = changes.retire {
+            return self.retire(&disc, order).await;
+        }
+        if let Some(order) = changes.promote {
+            return self.promote(&disc, order).await;
+        }
         let held = disc.held.clone().ok_or_else(|| unusable(&disc))?.lock_owned().await;
         if matches!(held.phase, Phase::Gone) {
             return Err(Refusal::NotFound(name.clone()));
@@ -160,7 +166,7 @@ struct Resize {
     cuts: bool,
 }
 
-fn unusable(disc: &Disc) -> Refusal {
+pub(super) fn unusable(disc: &Disc) -> Refusal {
     let reason = disc.report().reason.unwrap_or_else(|| "its files are not understood".to_owned());
     Refusal::Unusable { name: disc.name.clone(), reason }
 }
