@@ -196,8 +196,8 @@ pub const SPARSE_LOOKS_MAX: u32 = 4;
 /// turn with more sends makes new ones.
 pub const SPARE_BATCHES_MAX: usize = 512;
 
-/// Granules in the map of what was written to a disc that is being moved: 36 MiB for each such disc, and a terabyte
-/// in granules of 64 KiB. Larger discs have larger granules.
+/// Granules in a map of what was written to a disc that is being moved, or sent and not acknowledged: at most 36 MiB for each of
+/// three maps a disc, and a terabyte in granules of 64 KiB. Larger discs have larger granules.
 pub const GRANULES_MAX: usize = 1 << 24;
 
 /// Threads for calls that block: opening thousands of discs at a start must not take a thread each.

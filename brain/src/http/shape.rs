@@ -118,7 +118,9 @@ fn moving(moving: disc::Moving) -> api::DiscMove {
             (None, Some(own)) => word(own.phase),
             (None, None) => "preparing".to_owned(),
         },
-        migration_reason: moving.undo_reason,
+        migration_reason: moving
+            .undo_reason
+            .or_else(|| own.and_then(|own| own.waiting.as_ref()).map(|waiting| waiting.message.clone())),
         migration_progress: progress.as_ref().and_then(|progress| progress.percent).unwrap_or(0).min(100).into(),
         migration_eta: number(progress.as_ref().and_then(|progress| progress.eta_s)),
         migration_speed: number(progress.as_ref().and_then(|progress| progress.speed_mb_per_s)),

@@ -292,6 +292,12 @@ fn phase(report: &MigrationReport) -> String {
         MigrationPhase::Converging => format!("what was written meanwhile is being copied (pass {})", report.pass),
         MigrationPhase::Mirroring => "writes go to both tails".to_owned(),
         MigrationPhase::Verifying => "both copies are being compared".to_owned(),
+        MigrationPhase::Waiting => match &report.waiting {
+            Some(waiting) => {
+                format!("{}; it goes on as soon as it can", crate::fleet::registry::shorten(&waiting.message))
+            }
+            None => format!("waiting for {}", report.peer),
+        },
         MigrationPhase::Handover => "it is being handed over".to_owned(),
         MigrationPhase::Done | MigrationPhase::Failed | MigrationPhase::Unknown => "its tails are at work".to_owned(),
     }
@@ -365,6 +371,7 @@ mod tests {
             expected_pause_ms: None,
             pause_ms: None,
             verified_percent: None,
+            waiting: None,
             error: None,
         });
         let source = DiscReport { owner, migration: own, ..report(&work.discs[0]) };
@@ -405,6 +412,12 @@ mod tests {
         says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Copying));
         assert!(steps(&work, &observed).is_empty());
         assert_eq!(status(&work, &observed).state, "serving", "the guest notices nothing");
+        says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Waiting));
+        let Some(SeenDisc::Report(source)) = observed.discs.get_mut(&DISC) else { unreachable!() };
+        let (kind, message) = (MigrationErrorKind::NoSpace, "no space at tail2".to_owned());
+        source.migration.as_mut().unwrap().waiting = Some(MigrationError { kind, message });
+        assert!(steps(&work, &observed).is_empty(), "it goes on by itself, and no other move is begun");
+        assert!(status(&work, &observed).reason.unwrap().contains("no space at tail2"));
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn migration(order: &MigrationOrder) -> MigrationReport {
         expected_pause_ms: None,
         pause_ms: None,
         verified_percent: None,
+        waiting: None,
         error: None,
     }
 }

@@ -158,9 +158,10 @@ pub struct DiscMove {
     pub new_storage_grade: String,
     /// The job that it is part of.
     pub migration_job_id: i64,
-    /// A word: `preparing`, `connecting`, `copying`, `converging`, `mirroring`, `verifying`, `handover`, `undoing`.
+    /// A word: `preparing`, `connecting`, `copying`, `converging`, `mirroring`, `verifying`, `waiting`,
+    /// `handover`, `undoing`.
     pub migration_phase: String,
-    /// Why it is being undone.
+    /// Why it is being undone, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration_reason: Option<String>,
     /// Percent moved.

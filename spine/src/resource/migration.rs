@@ -164,6 +164,9 @@ pub struct MigrationReport {
     /// How much of the copy was read back and compared, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_percent: Option<u8>,
+    /// What it waits for, when it does not get on. It goes on by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<MigrationError>,
     /// Why it ended without a hand-over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<MigrationError>,
@@ -193,6 +196,8 @@ pub enum MigrationPhase {
     Mirroring,
     /// Both ends' bytes are compared.
     Verifying,
+    /// It is held up, and goes on by itself: see `waiting`.
+    Waiting,
     /// Clients are paused: the rest is sent, and the disc changes its owner.
     Handover,
     /// The disc has changed its owner.
@@ -204,7 +209,7 @@ pub enum MigrationPhase {
     Unknown,
 }
 
-/// Why a move ended without a hand-over.
+/// Why a move ended without a hand-over, or what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationError {
     /// For programs.
@@ -213,13 +218,13 @@ pub struct MigrationError {
     pub message: String,
 }
 
-/// The kinds of errors that end a move.
+/// The kinds of errors that end a move, or hold it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationErrorKind {
     /// Somebody ordered its end.
     Cancelled,
-    /// The other tail could not be reached, or the connection to it broke for too long.
+    /// The other tail cannot be reached, or is not ready.
     Unreachable,
     /// The other tail does not expect this disc, this attempt or this tail.
     Refused,
@@ -279,6 +284,10 @@ mod tests {
             r#"{{"id":"{ID}","role":"source","peer":"tail2","generation":8,"phase":"converging","pass":2,"bytes_copied":1048576,"bytes_left":65536,"dirtied_bytes_per_s":4096,"expected_pause_ms":12}}"#
         ));
         assert_eq!(report.phase, MigrationPhase::Converging);
+        let waiting: MigrationReport = reads_back(&format!(
+            r#"{{"id":"{ID}","role":"source","peer":"tail2","generation":8,"phase":"waiting","pass":1,"bytes_copied":1,"bytes_left":1,"waiting":{{"kind":"no-space","message":"no space at tail2"}}}}"#
+        ));
+        assert_eq!(waiting.waiting.unwrap().kind, MigrationErrorKind::NoSpace);
         let failed: MigrationReport = reads_back(&format!(
             r#"{{"id":"{ID}","role":"target","peer":"tail1","generation":8,"phase":"failed","pass":1,"bytes_copied":0,"bytes_left":0,"error":{{"kind":"no-space","message":"storage pool sata1 is full"}}}}"#
         ));

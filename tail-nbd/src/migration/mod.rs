@@ -20,7 +20,7 @@
 //!
 //! | who ends when | source after its restart | target after its restart | the truth |
 //! |---|---|---|---|
-//! | either, before PREPARED | OWNER(g), serves | INCOMING | at the source; the brain orders it anew |
+//! | either, before PREPARED | OWNER(g), serves | INCOMING | at the source; the move goes on |
 //! | target after PREPARED | OWNER(g): the deadline passes, serves on | PREPARED, serves nobody | at the source |
 //! | source before FENCED is durable | OWNER(g), serves | PREPARED, serves nobody | at the source |
 //! | source after FENCED | FENCED, repeats Commit | PREPARED, then OWNER(g+1) | at the target |
@@ -31,6 +31,8 @@
 //!
 //! * [`wire`]: the frames; pure. [`link`]: the connection.
 //! * [`converge`]: when to copy again and when to hand over; pure. [`pace`]: the limit; pure.
+//! * [`ledger`]: what the target has for certain; pure.
+//! * [`patience`]: how long to wait for what holds a move up; pure.
 //! * [`handover`]: who owns the disc; pure, and explored exhaustively.
 //! * [`source`], [`target`]: the copying at both ends, on the jobs thread.
 //!
@@ -40,8 +42,10 @@
 
 pub mod converge;
 pub mod handover;
+pub mod ledger;
 pub mod link;
 pub mod pace;
+pub mod patience;
 pub mod source;
 pub mod target;
 pub mod wire;
@@ -50,7 +54,7 @@ use spine::resource::migration::{MigrationError, MigrationErrorKind};
 use thiserror::Error;
 use wire::{Control, Message};
 
-/// Why a move ended without a hand-over, in words for the other end, the brain and people.
+/// Why a move ended without a hand-over, or what holds it up, in words for the other end, the brain and people.
 #[derive(Clone, Debug, Error)]
 #[error("{message}")]
 pub struct Ended {
@@ -64,6 +68,11 @@ impl Ended {
     /// For this reason.
     pub fn new(kind: MigrationErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// True when it holds the move up and does not end it: what is copied stays, and it is tried again.
+    pub fn holds_up(&self) -> bool {
+        matches!(self.kind, MigrationErrorKind::Unreachable | MigrationErrorKind::NoSpace)
     }
 
     /// The other end said something that it should not have said now; or that it has given up.

@@ -1,13 +1,14 @@
 //! The copying at the source: extents and written runs of the data file, onto the link.
 //!
-//! What can be lost, and why it is not: a run that was taken from the map of written blocks stays in `pending` until it is
-//! queued whole, so a pass that is interrupted at any point sends it again. What is read may be older than what a
+//! What can be lost, and why it is not: a run that was taken from the map of written blocks is in the [`Ledger`] until the target
+//! has acknowledged it, so a pass that is interrupted at any point sends it again. What is read may be older than what a
 //! client writes meanwhile; that write is marked when it is over, and sent in a later pass.
 
 use super::Ended;
+use super::ledger::Ledger;
 use super::link::Link;
 use super::pace::Pace;
-use super::wire::{Control, DATA_BYTES_MAX, Hello, Message, VERSION};
+use super::wire::{Control, CopyId, DATA_BYTES_MAX, Hello, Message, VERSION, Welcome};
 use crate::geometry::{ByteRange, DiscSize};
 use crate::jobs::import::next_extent;
 use crate::limits::WINDOW_BYTES;
@@ -17,7 +18,6 @@ use crate::time::Instant;
 use rustix::fs::{Advice, fadvise};
 use spine::id::DiscNumber;
 use spine::resource::migration::MigrationErrorKind;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
@@ -25,6 +25,11 @@ use tokio_uring::buf::BoundedBuf as _;
 
 /// What is taken from the map of written blocks at once, in bytes.
 const TAKE_BYTES: u64 = 8 << 20;
+
+/// What is sent in the first pass before the target has to acknowledge it, in bytes, and in pieces of 10 ms where there is
+/// a limit: that much is sent again when the link breaks.
+const STRETCH_BYTES: u64 = 64 << 20;
+const STRETCH_PIECES: u64 = 200;
 
 /// Sends a disc.
 pub struct Copier {
@@ -38,7 +43,8 @@ pub struct Copier {
     buffer: Vec<u8>,
     credit_bytes: u64,
     copied_bytes: u64,
-    pending: VecDeque<ByteRange>,
+    copy: CopyId,
+    ledger: Ledger,
     window: Option<Window>,
     opened: std::time::Instant,
 }
@@ -52,11 +58,7 @@ impl Copier {
         let (number, size_bytes) = (hello.number, hello.size_bytes);
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
-        link.send(&Control::Hello(hello)).await?;
-        let welcome = match link.receive().await? {
-            Message::Control(Control::Welcome(welcome)) if welcome.version == VERSION => welcome,
-            other => return Err(Ended::unexpected(other)),
-        };
+        let welcome = introduce(&mut link, hello).await?;
         let data = file.try_clone().map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
         Ok(Self {
             link,
@@ -68,10 +70,27 @@ impl Copier {
             buffer: vec![0; DATA_BYTES_MAX],
             credit_bytes: welcome.credit_bytes,
             copied_bytes: 0,
-            pending: VecDeque::new(),
+            copy: welcome.copy,
+            ledger: Ledger::new(size),
             window: None,
             opened: std::time::Instant::now(),
         })
+    }
+
+    /// Goes on over another link, behind a break.
+    ///
+    /// # Errors
+    /// When the target does not want it.
+    pub async fn reopen(&mut self, mut link: Link, hello: Hello) -> Result<(), Ended> {
+        let welcome = introduce(&mut link, hello).await?;
+        (self.link, self.credit_bytes) = (link, welcome.credit_bytes);
+        self.ledger.handle_reopened(std::mem::replace(&mut self.copy, welcome.copy) == welcome.copy);
+        Ok(())
+    }
+
+    /// How far it is.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Bytes of data sent so far.
@@ -79,12 +98,12 @@ impl Copier {
         self.copied_bytes
     }
 
-    /// Bytes of the disc that are no holes.
+    /// Bytes that the first pass has still to send: what is no hole.
     ///
     /// # Errors
     /// When the filesystem cannot tell.
-    pub fn allocated_bytes(&self) -> Result<u64, Ended> {
-        let (mut at, mut total) = (0, 0);
+    pub fn unsent_bytes(&self) -> Result<u64, Ended> {
+        let (mut at, mut total) = (self.ledger.sent_to(), 0);
         while let Some((start, end)) =
             next_extent(&self.file, at, self.size.bytes()).map_err(|e| self.unreadable(at, e))?
         {
@@ -93,13 +112,36 @@ impl Copier {
         Ok(total)
     }
 
-    /// Sends the whole disc once. `told` hears after each piece how much was sent.
+    /// Sends the rest of the first pass, `pass`, which is acknowledged stretch by stretch; the last one is left to
+    /// [`Self::sync`]. `told` hears after each piece how much was sent.
     ///
     /// # Errors
     /// When it fails on either side.
-    pub async fn send_all(&mut self, told: &dyn Fn(u64)) -> Result<(), Ended> {
-        let all = self.size.range(0, self.size.bytes()).expect("a disc has all of its bytes");
-        self.send_range(all, told).await
+    pub async fn send_all(&mut self, pass: u32, told: &dyn Fn(u64)) -> Result<(), Ended> {
+        loop {
+            let end = self.stretch_end()?;
+            let start = self.ledger.sent_to();
+            let stretch = self.size.range(start, end - start).expect("it is inside the disc");
+            self.send_range(stretch, told).await?;
+            self.ledger.handle_walked(end);
+            if end == self.size.bytes() {
+                return Ok(());
+            }
+            self.sync(pass).await?;
+        }
+    }
+
+    /// Where the stretch ends that is sent next.
+    fn stretch_end(&self) -> Result<u64, Ended> {
+        let (mut at, end) = (self.ledger.sent_to(), self.size.bytes());
+        let mut left_bytes = (self.pace.piece_bytes(STRETCH_BYTES) * STRETCH_PIECES).min(STRETCH_BYTES);
+        while let Some((start, stop)) = next_extent(&self.file, at, end).map_err(|error| self.unreadable(at, error))? {
+            if stop - start >= left_bytes {
+                return Ok(start + left_bytes);
+            }
+            (at, left_bytes) = (stop, left_bytes - (stop - start));
+        }
+        Ok(end)
     }
 
     /// Sends what was written, about `bytes_max` of it, and returns how much is left.
@@ -110,17 +152,17 @@ impl Copier {
         let lost = |error| Ended::new(MigrationErrorKind::Stopped, format!("the disc was closed: {error}"));
         let mut sent_bytes = 0;
         loop {
-            while let Some(run) = self.pending.front().copied() {
+            let wanted = |sent_bytes: u64| bytes_max.saturating_sub(sent_bytes).min(TAKE_BYTES);
+            while let Some(run) = self.ledger.next_run(wanted(sent_bytes)) {
                 self.send_range(run, told).await?;
                 sent_bytes += run.length();
-                self.pending.pop_front();
+                self.ledger.handle_sent();
             }
-            let wanted = bytes_max.saturating_sub(sent_bytes).min(TAKE_BYTES);
-            let taken = shards.take_written(self.number, wanted).await.map_err(lost)?;
+            let taken = shards.take_written(self.number, wanted(sent_bytes)).await.map_err(lost)?;
             if taken.runs.is_empty() {
                 return Ok(taken.left_bytes);
             }
-            self.pending.extend(taken.runs);
+            self.ledger.handle_taken(taken.runs);
         }
     }
 
@@ -132,7 +174,10 @@ impl Copier {
         self.link.send(&Control::PassEnd { pass }).await?;
         loop {
             match self.hear().await? {
-                Some(Control::Synced { pass: done }) if done == pass => return Ok(()),
+                Some(Control::Synced { pass: done }) if done == pass => {
+                    self.ledger.handle_synced();
+                    return Ok(());
+                }
                 Some(other) => return Err(Ended::unexpected(Message::Control(other))),
                 None => {}
             }
@@ -218,5 +263,13 @@ impl Copier {
     fn unreadable(&self, at: u64, error: io::Error) -> Ended {
         let message = format!("disc {} cannot be read at byte {at}: {error}", self.number);
         Ended::new(MigrationErrorKind::ReadError, message)
+    }
+}
+
+async fn introduce(link: &mut Link, hello: Hello) -> Result<Welcome, Ended> {
+    link.send(&Control::Hello(hello)).await?;
+    match link.receive().await? {
+        Message::Control(Control::Welcome(welcome)) if welcome.version == VERSION => Ok(welcome),
+        other => Err(Ended::unexpected(other)),
     }
 }

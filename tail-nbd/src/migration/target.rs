@@ -1,7 +1,7 @@
 //! The copying at the target: what comes over the link, into the data file.
 
 use super::Ended;
-use crate::geometry::DiscSize;
+use crate::geometry::{ByteRange, DiscSize};
 use crate::store::refusal::is_full;
 use rustix::fs::{Advice, fadvise};
 use spine::resource::migration::MigrationErrorKind;
@@ -25,6 +25,8 @@ pub struct Receiver {
     uncredited_bytes: u64,
     cached_bytes: u64,
     received_bytes: u64,
+    lacking: Option<ByteRange>,
+    is_spoilt: bool,
 }
 
 impl Receiver {
@@ -36,12 +38,47 @@ impl Receiver {
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
         let data = tokio_uring::fs::File::from_std(file.try_clone().map_err(|error| unwritable(0, &error))?);
-        Ok(Self { file, data, size, uncredited_bytes: 0, cached_bytes: 0, received_bytes: 0 })
+        Ok(Self {
+            file,
+            data,
+            size,
+            uncredited_bytes: 0,
+            cached_bytes: 0,
+            received_bytes: 0,
+            lacking: None,
+            is_spoilt: false,
+        })
     }
 
     /// Bytes of data received so far.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes
+    }
+
+    /// Makes sure that there is room again for what there was none for before.
+    ///
+    /// # Errors
+    /// When there is not.
+    pub async fn make_room(&mut self, range: ByteRange) -> Result<(), Ended> {
+        let mode = libc::FALLOC_FL_KEEP_SIZE;
+        match self.data.fallocate(range.offset(), range.length(), mode).await {
+            Err(error) if is_full(&error) => {
+                self.lacking = Some(range);
+                Err(unwritable(range.offset(), &error))
+            }
+            // It is written soon, which says whatever else there is to say.
+            _ => Ok(()),
+        }
+    }
+
+    /// What there was no room for.
+    pub fn lacking(&self) -> Option<ByteRange> {
+        self.lacking
+    }
+
+    /// True when what was received before may be missing now: a sync has failed, which Linux says once.
+    pub fn is_spoilt(&self) -> bool {
+        self.is_spoilt
     }
 
     /// Writes data. Returns how much credit the source is to get, when it is time for some.
@@ -50,9 +87,12 @@ impl Receiver {
     /// When it is outside the disc, or cannot be written.
     pub async fn write(&mut self, offset: u64, bytes: Vec<u8>) -> Result<Option<u64>, Ended> {
         let length = bytes.len() as u64;
-        self.check(offset, length)?;
+        let range = self.check(offset, length)?;
         let (written, _) = self.data.write_all_at(bytes, offset).await;
-        written.map_err(|error| unwritable(offset, &error))?;
+        written.map_err(|error| {
+            self.lacking = is_full(&error).then_some(range);
+            unwritable(offset, &error)
+        })?;
         self.received_bytes += length;
         self.cached_bytes += length;
         if self.cached_bytes >= CACHED_BYTES_MAX {
@@ -78,7 +118,10 @@ impl Receiver {
     /// # Errors
     /// When it fails: what was received cannot be trusted then.
     pub async fn sync(&mut self) -> Result<(), Ended> {
-        self.data.sync_data().await.map_err(|error| unwritable(0, &error))?;
+        self.data.sync_data().await.map_err(|error| {
+            self.is_spoilt = true;
+            unwritable(0, &error)
+        })?;
         if std::mem::take(&mut self.cached_bytes) > 0 {
             // A refusal costs cache only.
             let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
@@ -86,9 +129,9 @@ impl Receiver {
         Ok(())
     }
 
-    fn check(&self, offset: u64, length: u64) -> Result<(), Ended> {
+    fn check(&self, offset: u64, length: u64) -> Result<ByteRange, Ended> {
         let outside = || Ended::new(MigrationErrorKind::Protocol, "the other tail sent bytes outside the disc");
-        self.size.range(offset, length).map(|_| ()).ok_or_else(outside)
+        self.size.range(offset, length).ok_or_else(outside)
     }
 }
 

@@ -25,7 +25,7 @@ use spine::resource::migration::MigrationErrorKind;
 use thiserror::Error;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes in front of a payload.
 pub const HEADER_BYTES: usize = 16;
@@ -144,7 +144,15 @@ pub struct Welcome {
     pub version: u32,
     /// Bytes of data that may be sent before the first `Credit`.
     pub credit_bytes: u64,
+    /// What the target has.
+    pub copy: CopyId,
 }
+
+/// What a target has of a disc, while it can vouch for it. It is another one after a restart, and after a sync that failed:
+/// then what was acknowledged before may be missing, and no map counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CopyId(pub uuid::Uuid);
 
 /// Why a peer is not listened to any more.
 #[derive(Debug, Error)]
@@ -316,7 +324,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            version_oldest: 1,
+            version_oldest: 2,
             version_newest: VERSION,
             id: MigrationId(uuid::Uuid::from_u128(7)),
             number: DiscNumber(8),
@@ -332,7 +340,7 @@ mod tests {
         let controls = [
             Control::Hello(hello()),
             Control::Hello(Hello { fenced: Some(attempt), ..hello() }),
-            Control::Welcome(Welcome { version: 1, credit_bytes: 7 }),
+            Control::Welcome(Welcome { version: 2, credit_bytes: 7, copy: CopyId(uuid::Uuid::from_u128(3)) }),
             Control::Credit { bytes: 1 << 20 },
             Control::PassEnd { pass: 1 },
             Control::Synced { pass: 1 },
@@ -358,7 +366,7 @@ mod tests {
         let text = core::str::from_utf8(&bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(
             text,
-            r#"{"say":"hello","version_oldest":1,"version_newest":1,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
+            r#"{"say":"hello","version_oldest":2,"version_newest":2,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
         );
         assert_eq!(&bytes[..12], &[b'B', b'V', b'M', b'G', 1, 0, 0, 0, 147, 0, 0, 0]);
     }

@@ -160,6 +160,7 @@ fn report_of(order: &MigrationOrder) -> MigrationReport {
         expected_pause_ms: None,
         pause_ms: None,
         verified_percent: None,
+        waiting: None,
         error: None,
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{lock, refusal::Refusal};
 use crate::{
+    geometry::ByteRange,
     jobs::Cancel,
+    migration::wire::CopyId,
     shard::Access,
     sidecar::{Record, RecordedAccess, Sidecar},
 };
@@ -22,6 +24,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// A disc as the store lists it.
 #[derive(Debug)]
@@ -59,6 +62,22 @@ pub struct Session {
     /// Held while a connection is served.
     pub lock: tokio::sync::Mutex<()>,
     newest: watch::Sender<u64>,
+    copy: Mutex<Copy>,
+}
+
+/// The copy that came over the connections so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy {
+    /// Which one it is.
+    pub id: CopyId,
+    /// What there was no room for.
+    pub lacking: Option<ByteRange>,
+}
+
+impl Default for Copy {
+    fn default() -> Self {
+        Self { id: CopyId(Uuid::new_v4()), lacking: None }
+    }
 }
 
 /// The turn of one connection.
@@ -69,6 +88,16 @@ pub struct Turn {
 }
 
 impl Session {
+    /// What has come so far.
+    pub fn copy(&self) -> Copy {
+        *lock(&self.copy)
+    }
+
+    /// Says what has become of it.
+    pub fn set_copy(&self, copy: Copy) {
+        *lock(&self.copy) = copy;
+    }
+
     /// Takes the next turn, and so ends the one before.
     pub fn next_turn(&self) -> Turn {
         let mut number = 0;

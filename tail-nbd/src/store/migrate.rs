@@ -21,11 +21,12 @@ use crate::{
         handover::Attempt,
         link::Network,
         pace::Pace,
+        patience::Patience,
         source::Copier,
         wire::{Hello, VERSION},
     },
 };
-use spine::resource::migration::{MigrationErrorKind, MigrationOrder, MigrationPhase};
+use spine::resource::migration::{MigrationError, MigrationErrorKind, MigrationOrder, MigrationPhase};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -54,9 +55,7 @@ impl Move {
             Ok(HandOver::Undecided) => {
                 return tracing::error!(%disc, "stopping before it is known whether the disc was handed over");
             }
-            Ok(HandOver::CalledOff) => {
-                Ended::new(MigrationErrorKind::Pause, "its clients would be paused for too long")
-            }
+            Ok(HandOver::CalledOff) => too_long(),
             Err(ended) => ended,
         };
         // The disc is served on. An error says that it is not open any more.
@@ -66,6 +65,7 @@ impl Move {
         self.tell(|moving| {
             moving.report.phase = MigrationPhase::Failed;
             moving.report.error = Some(ended.to_report());
+            moving.report.waiting = None;
             (moving.progress, moving.eta_s, moving.speed_mb_per_s) = (None, None, None);
         });
     }
@@ -76,30 +76,85 @@ impl Move {
         size_bytes: u64,
         stopping: &Cancel,
     ) -> Result<HandOver, Ended> {
+        let clock = tokio::time::Instant::now();
+        let now = || crate::time::Instant::default().plus(clock.elapsed());
         let mut convergence = Convergence::new(self.order.pause_ms);
-        let mut copier = self.unless_cancelled(stopping, self.first_pass(file, size_bytes, &mut convergence)).await?;
-        let mut next = copier.1;
-        let copier = &mut copier.0;
+        let mut patience = Patience::new(now());
+        let mut copier: Option<Copier> = None;
         loop {
-            let outcome = match next {
-                Next::Pass => self.unless_cancelled(stopping, self.pass(copier, &mut convergence)).await,
-                Next::GiveUp => return Ok(HandOver::CalledOff),
+            let before = copier.as_ref().map_or(0, |copier| copier.ledger().acknowledged_count());
+            let outcome = match self.unless_cancelled(stopping, self.open(&mut copier, &file, size_bytes)).await {
+                Ok(()) => self.go_on(copier.as_mut().expect("it was opened"), &mut convergence, stopping).await,
+                Err(ended) => Err(ended),
+            };
+            let ended = match outcome {
+                Ok(hand_over) => return Ok(hand_over),
+                Err(ended) => ended,
+            };
+            if copier.as_ref().is_some_and(|copier| copier.ledger().acknowledged_count() > before) {
+                patience.handle_progress(now());
+            }
+            let Some(pause) = patience.handle_held_up(now(), ended.kind).filter(|_| ended.holds_up()) else {
+                if let Some(copier) = &mut copier {
+                    // The link may be what has failed.
+                    let _ = tokio::time::timeout(SERVING_DEADLINE, copier.link.send(&ended.to_control())).await;
+                }
+                return Err(ended);
+            };
+            self.tell_held_up(ended);
+            let pausing = async {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            };
+            self.unless_cancelled(stopping, pausing).await?;
+        }
+    }
+
+    /// Reaches the target, for the first time or again.
+    async fn open(&self, copier: &mut Option<Copier>, file: &std::fs::File, size_bytes: u64) -> Result<(), Ended> {
+        let order = &self.order;
+        let link = self.network.connect(order).await?;
+        let hello = self.hello(size_bytes, None);
+        match copier {
+            Some(copier) => copier.reopen(link, hello).await?,
+            None => {
+                let file =
+                    file.try_clone().map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
+                let pace = Pace::new(order.limit_mb_per_s.map(|limit| u64::from(limit) * 1_000_000));
+                let opened = Copier::open(link, hello, file, pace).await?;
+                let size = DiscSize::from_bytes(size_bytes).expect("it was served");
+                let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
+                self.store.shards().track(self.disc.name.number, size).await.map_err(closed)?;
+                *copier = Some(opened);
+            }
+        }
+        self.tell(|moving| moving.report.waiting = None);
+        Ok(())
+    }
+
+    /// Copies, from wherever it was, and hands the disc over.
+    async fn go_on(
+        &self,
+        copier: &mut Copier,
+        convergence: &mut Convergence,
+        stopping: &Cancel,
+    ) -> Result<HandOver, Ended> {
+        let mut next = Next::Pass;
+        loop {
+            next = match next {
+                Next::Pass if copier.ledger().has_walked() => {
+                    self.unless_cancelled(stopping, self.pass(copier, convergence)).await?
+                }
+                Next::Pass => self.unless_cancelled(stopping, self.first_pass(copier, convergence)).await?,
+                Next::GiveUp => return Err(too_long()),
                 Next::HandOver => {
                     // From here on nothing is dropped half-way: it has its own deadlines.
                     match self.hand_over(copier, stopping).await {
-                        Ok(HandOver::CalledOff) => Ok(convergence.handle_called_off()),
+                        Ok(HandOver::CalledOff) => convergence.handle_called_off(),
                         other => return other,
                     }
                 }
             };
-            match outcome {
-                Ok(then) => next = then,
-                Err(ended) => {
-                    // The link may be what has failed.
-                    let _ = tokio::time::timeout(SERVING_DEADLINE, copier.link.send(&ended.to_control())).await;
-                    return Err(ended);
-                }
-            }
         }
     }
 
@@ -116,25 +171,14 @@ impl Move {
         }
     }
 
-    async fn first_pass(
-        &self,
-        file: std::fs::File,
-        size_bytes: u64,
-        convergence: &mut Convergence,
-    ) -> Result<(Copier, Next), Ended> {
-        let (number, order) = (self.disc.name.number, &self.order);
-        let link = self.network.connect(order).await?;
-        let pace = Pace::new(order.limit_mb_per_s.map(|limit| u64::from(limit) * 1_000_000));
-        let mut copier = Copier::open(link, self.hello(size_bytes, None), file, pace).await?;
-        let size = DiscSize::from_bytes(size_bytes).expect("it was served");
-        let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
-        self.store.shards().track(number, size).await.map_err(closed)?;
-        let total = copier.allocated_bytes()?;
-        self.tell(|moving| (moving.report.phase, moving.report.pass) = (MigrationPhase::Copying, 1));
+    /// Sends all there is, from where it was.
+    async fn first_pass(&self, copier: &mut Copier, convergence: &mut Convergence) -> Result<Next, Ended> {
+        let (pass, before) = (convergence.passes_count() + 1, copier.copied_bytes());
+        let total = copier.unsent_bytes()?;
+        self.tell(|moving| (moving.report.phase, moving.report.pass) = (MigrationPhase::Copying, pass));
         let began = Instant::now();
-        copier.send_all(&|copied| self.tell_copied(copied, total, began)).await?;
-        let next = self.end_pass(&mut copier, convergence, began, 0).await?;
-        Ok((copier, next))
+        copier.send_all(pass, &|copied| self.tell_copied(copied, before, total, began)).await?;
+        self.end_pass(copier, convergence, began, before).await
     }
 
     /// Sends what was written since the last pass. Clients that outrun the wire are braked meanwhile.
@@ -142,7 +186,8 @@ impl Move {
         let (shards, number) = (self.store.shards(), self.disc.name.number);
         let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
         let (began, before) = (Instant::now(), copier.copied_bytes());
-        let left_bytes = shards.take_written(number, 0).await.map_err(closed)?.left_bytes;
+        let left_bytes =
+            shards.take_written(number, 0).await.map_err(closed)?.left_bytes + copier.ledger().held_bytes();
         self.tell(|moving| {
             moving.report.phase = MigrationPhase::Converging;
             moving.report.pass = convergence.passes_count() + 1;
@@ -190,7 +235,8 @@ impl Move {
         copier.sync(convergence.passes_count() + 1).await?;
         let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
         let number = self.disc.name.number;
-        let left_bytes = self.store.shards().take_written(number, 0).await.map_err(closed)?.left_bytes;
+        let written = self.store.shards().take_written(number, 0).await.map_err(closed)?;
+        let left_bytes = written.left_bytes + copier.ledger().held_bytes();
         let took = began.elapsed();
         let next = convergence.handle_pass(Pass {
             sent_bytes: copier.copied_bytes() - before,
@@ -223,10 +269,31 @@ impl Move {
         self.store.changed.mark(self.disc.name.number);
     }
 
-    fn tell_copied(&self, copied: u64, total: u64, began: Instant) {
-        let speed = copied.saturating_mul(1000) / ms(began.elapsed()).max(1);
-        let left = total.saturating_sub(copied);
-        let percent = u8::try_from(copied.saturating_mul(100) / total.max(1)).unwrap_or(99).min(99);
+    /// Says what the move waits for.
+    fn tell_held_up(&self, ended: Ended) {
+        let (disc, target) = (&self.disc.name, &self.order.target);
+        let message = match ended.kind {
+            MigrationErrorKind::NoSpace => format!("no space at {target}: {ended}"),
+            _ => ended.message,
+        };
+        let waiting = MigrationError { kind: ended.kind, message };
+        let is_news = self.disc.change_moving(|moving| {
+            moving.report.phase = MigrationPhase::Waiting;
+            (moving.eta_s, moving.speed_mb_per_s) = (None, None);
+            moving.report.waiting.replace(waiting.clone()).is_none_or(|before| before.kind != waiting.kind)
+        });
+        if is_news == Some(true) {
+            tracing::warn!(%disc, %target, reason = waiting.message, "the move of a disc is held up, and goes on as soon as it can");
+        }
+        self.store.changed.mark(disc.number);
+    }
+
+    /// Says how far the first pass is: `copied` bytes were sent, `before` of them when there were `unsent` left.
+    fn tell_copied(&self, copied: u64, before: u64, unsent: u64, began: Instant) {
+        let (done, total) = (copied - before, unsent.saturating_add(before));
+        let speed = done.saturating_mul(1000) / ms(began.elapsed()).max(1);
+        let left = unsent.saturating_sub(done);
+        let percent = u8::try_from((total - left).saturating_mul(100) / total.max(1)).unwrap_or(99).min(99);
         let news = self.disc.change_moving(|moving| {
             moving.report.bytes_copied = copied;
             moving.report.bytes_left = left;
@@ -243,6 +310,10 @@ impl Move {
         // The report follows at the end of the pass.
         self.disc.change_moving(|moving| (moving.report.bytes_copied, moving.report.bytes_left) = (copied, left));
     }
+}
+
+fn too_long() -> Ended {
+    Ended::new(MigrationErrorKind::Pause, "its clients would be paused for too long")
 }
 
 /// In whole milliseconds.

@@ -6,7 +6,7 @@
 use super::{
     Store, blocking,
     create::{check_size_in, make_files},
-    disc::{Disc, Held, Moving, Phase, Turn},
+    disc::{Copy, Disc, Held, Moving, Phase, Turn},
     refusal::Refusal,
 };
 use crate::{
@@ -147,6 +147,7 @@ impl Store {
 
     async fn receive(self: &Arc<Self>, link: &mut Link, hello: Hello, peer: IpAddr) -> Result<(), Ended> {
         let refused = |why: &str| Ended::new(MigrationErrorKind::Refused, why);
+        let not_ready = |why: &str| Ended::new(MigrationErrorKind::Unreachable, why);
         if !(hello.version_oldest..=hello.version_newest).contains(&VERSION) {
             return Err(Ended::new(MigrationErrorKind::Protocol, format!("this tail speaks version {VERSION} only")));
         }
@@ -156,17 +157,20 @@ impl Store {
         check_hello(held.lock().await.record(), &hello, link, peer)?;
         let turn = disc.session.next_turn();
         let session = tokio::time::timeout(OLDER_DEADLINE, disc.session.lock.lock()).await;
-        let _session = session.map_err(|_| refused("an older connection about this disc has not ended yet"))?;
+        let _session = session.map_err(|_| not_ready("an older connection about this disc has not ended yet"))?;
         let (target, data) = {
             // Not waited for: who removes the disc has its lock, and waits for this connection.
-            let held = held.try_lock().map_err(|_| refused("the disc is busy"))?;
+            let held = held.try_lock().map_err(|_| not_ready("the disc is busy"))?;
             let target = check_hello(held.record(), &hello, link, peer)?;
             let data = held.data.as_ref().and_then(|data| data.try_clone().ok());
             (target, data)
         };
-        let data = data.ok_or_else(|| refused("the disc's data is not open here"))?;
-        let receiver = Receiver::new(data, hello.size_bytes)?;
-        let outcome = Session { store: self, disc: &disc, link, target, hello }.run(receiver, turn).await;
+        let data = data.ok_or_else(|| not_ready("the disc's data is not open here"))?;
+        let mut receiver = Receiver::new(data, hello.size_bytes)?;
+        let copy = disc.session.copy();
+        let outcome = Session { store: self, disc: &disc, link, target, hello, copy }.run(&mut receiver, turn).await;
+        let id = if receiver.is_spoilt() { Copy::default().id } else { copy.id };
+        disc.session.set_copy(Copy { id, lacking: receiver.lacking() });
         if let Err(ended) = &outcome {
             self.tell_failed(&disc, ended);
         }
@@ -178,8 +182,13 @@ impl Store {
             if moving.report.phase == MigrationPhase::Done {
                 return;
             }
-            moving.report.phase = MigrationPhase::Failed;
-            moving.report.error = Some(ended.to_report());
+            if ended.holds_up() {
+                moving.report.phase = MigrationPhase::Waiting;
+                moving.report.waiting = Some(ended.to_report());
+            } else {
+                moving.report.phase = MigrationPhase::Failed;
+                (moving.report.waiting, moving.report.error) = (None, Some(ended.to_report()));
+            }
         });
         self.changed.mark(disc.name.number);
     }
@@ -212,6 +221,7 @@ impl Store {
         self.parts.addresses.add(address).await;
         disc.change_moving(|moving| {
             moving.report.phase = MigrationPhase::Done;
+            moving.report.waiting = None;
             moving.progress = Some(100);
         });
         self.changed.mark(disc.name.number);
@@ -227,15 +237,20 @@ struct Session<'a> {
     link: &'a mut Link,
     target: Target,
     hello: Hello,
+    copy: Copy,
 }
 
 impl Session<'_> {
-    async fn run(&mut self, mut receiver: Receiver, mut turn: Turn) -> Result<(), Ended> {
-        self.link.send(&Control::Welcome(Welcome { version: VERSION, credit_bytes: CREDIT_BYTES })).await?;
+    async fn run(&mut self, receiver: &mut Receiver, mut turn: Turn) -> Result<(), Ended> {
+        if let Some(range) = self.copy.lacking {
+            receiver.make_room(range).await?;
+        }
+        let welcome = Welcome { version: VERSION, credit_bytes: CREDIT_BYTES, copy: self.copy.id };
+        self.link.send(&Control::Welcome(welcome)).await?;
         if self.target.takes_data() {
             self.tell(|moving| {
                 moving.report.phase = MigrationPhase::Copying;
-                moving.report.error = None;
+                (moving.report.waiting, moving.report.error) = (None, None);
             });
         }
         loop {
@@ -408,6 +423,7 @@ pub(super) fn moving_of(incoming: &IncomingOrder, generation: spine::id::Generat
         expected_pause_ms: None,
         pause_ms: None,
         verified_percent: None,
+        waiting: None,
         error: None,
     };
     let ended = watch::channel(true).1;

@@ -5,49 +5,13 @@ use crate::{
     netns::{
         Net,
         brain::{Brain, no, ok},
+        pool::SmallPool,
         tail::Tail,
     },
     qemu_io, works,
 };
 use serde_json::json;
-use std::{fs, os::unix::fs::FileExt as _, process::Command};
-
-/// A small filesystem on the pool's folder, taken off when the test ends.
-pub struct SmallPool(std::path::PathBuf);
-
-impl SmallPool {
-    pub fn mount(tail: &Tail, mib: u64) -> Self {
-        let path = tail.folder.path().join("sata1");
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).status().unwrap();
-        assert!(mounted.success(), "root may mount");
-        Self(path)
-    }
-}
-
-impl SmallPool {
-    /// An ext4 in a file; none, with the reason printed, where loop devices are not to be had.
-    #[expect(clippy::print_stderr, reason = "a skipped test says why")]
-    fn mount_ext4(tail: &Tail, mib: u64) -> Option<Self> {
-        let (path, image) = (tail.folder.path().join("sata1"), tail.folder.path().join("ext4.img"));
-        fs::File::create(&image).unwrap().set_len(mib * MIB).unwrap();
-        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).output();
-        let mount = || Command::new("mount").args(["-o", "loop"]).args([&image, &path]).output();
-        match made.and_then(|made| if made.status.success() { mount() } else { Ok(made) }) {
-            Ok(output) if output.status.success() => Some(Self(path)),
-            other => {
-                eprintln!("skipped: no ext4 on a loop device here: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallPool {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use std::{fs, os::unix::fs::FileExt as _};
 
 #[test]
 fn rule3_a_full_tmpfs_stops_writes_but_no_withdrawal() {
@@ -67,7 +31,7 @@ fn full_pool(mount: impl Fn(&Tail) -> Option<SmallPool> + Sync) {
         tail.start();
         let mut brain = Brain::listen().await;
         brain.connect().await;
-        let space = rustix::fs::statvfs(&pool.0).unwrap();
+        let space = rustix::fs::statvfs(pool.path()).unwrap();
         let message = no(brain.create("disc.sata.7", disc(64 * MIB)).await, "too-big");
         let largest = space.f_blocks * space.f_frsize;
         assert!(message.contains(&largest.to_string()), "the largest possible: {message}");

@@ -3,13 +3,13 @@
 use crate::{
     MIB, attached, fails,
     images::serving,
+    netns::pool::SmallPool,
     netns::{
         Net,
         brain::{Brain, ok},
         ip, run_in,
         tail::Tail,
     },
-    pools::SmallPool,
     qemu_io, until, works,
 };
 use serde_json::json;

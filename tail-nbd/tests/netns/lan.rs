@@ -62,6 +62,13 @@ impl Lan {
         ip(&["-n", &self.tails[0], "-6", "route", verb, "blackhole", "fd00:b16:0:2::22/128"]);
     }
 
+    /// Breaks the connection that tail1 has to tail2's `migration_listen`. False when there is none, or it cannot be done here.
+    pub fn break_link(&self) -> bool {
+        let arguments = ["netns", "exec", &self.tails[0], "ss", "-HKt6", "dport = 7771"];
+        let output = Command::new("ip").args(arguments).output().expect("ip is installed");
+        String::from_utf8_lossy(&output.stdout).contains("7771")
+    }
+
     /// The IPv6 addresses on a tail's storage interface, as `ip` shows them.
     pub fn addresses(&self, number: usize) -> String {
         ip(&["-n", &self.tails[number - 1], "-6", "addr", "show", "dev", "storage0"])

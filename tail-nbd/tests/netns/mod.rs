@@ -10,6 +10,7 @@
 
 pub mod brain;
 pub mod lan;
+pub mod pool;
 pub mod tail;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
