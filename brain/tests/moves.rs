@@ -308,6 +308,118 @@ async fn a_tail_that_knows_no_moves_gets_no_order_and_the_operator_a_reason() {
     server.stop().await;
 }
 
+/// Turns the machine off, and waits until it is.
+async fn off(lab: &Lab) {
+    lab.alice.put("/virtual_machines/web1", json!({"power_on": false, "autoreboot_on": false})).await.with(200);
+    lab.until("it is off", "/virtual_machines/web1", |vm| vm["status"]["state"] == "off").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule9_a_target_is_promoted_when_its_source_is_lost_and_the_source_is_retired_first_when_it_is_back() {
+    let Some(server) = common::Server::start().await else { return };
+    let mut lab = Lab::start(&server, |_| {}).await;
+    let confirmed = json!({"reason": "tail1 burnt down", "acknowledged_writes_may_be_lost": true});
+    let promote = "/admin/discs/1/promote";
+    let refused = lab.root.post(promote, confirmed.clone()).await.with(400);
+    assert!(refused["migration"][0].as_str().unwrap().contains("not being moved"), "{refused}");
+    let ordered = lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(200);
+    let job = ordered["migration_job_id"].as_i64().unwrap();
+    lab.sending(0, "disc.sata.1").await;
+    let at_source = lab.tails[0].get("disc.sata.1").unwrap();
+    lab.tails[1].say(
+        "disc.sata.1",
+        &json!({"owner": "prepared", "attachments": at_source["attachments"],
+        "attachments_version": at_source["attachments_version"]}),
+    );
+    let refused = lab.root.post(promote, confirmed.clone()).await.with(400);
+    assert!(refused["migration"][0].as_str().unwrap().contains("web1 must be off"), "{refused}");
+    lab.tails[0].disconnect();
+    off(&lab).await;
+    let refused = lab.root.post("/admin/discs/1/take_back", confirmed.clone()).await.with(400);
+    assert!(refused["migration"][0].as_str().unwrap().contains("tail1 is not connected"), "{refused}");
+    let refused = lab.root.post(promote, json!({"reason": "tail1 burnt down"})).await.with(400);
+    assert!(refused["acknowledged_writes_may_be_lost"][0].as_str().unwrap().contains("is lost"), "{refused}");
+    let refused = lab.root.post(promote, json!({"acknowledged_writes_may_be_lost": true})).await.with(400);
+    assert_eq!(refused["reason"][0], "can't be blank");
+    lab.alice.post(promote, confirmed.clone()).await.with(404);
+    lab.root.post("/admin/discs/99/promote", confirmed.clone()).await.with(404);
+    lab.root.post(promote, confirmed).await.with(200);
+
+    let done = lab.finished(job).await;
+    assert_eq!(done["status"]["discs"]["done"], json!([1]), "{done:#}");
+    let reason = done["discs"][0]["reason"].as_str().unwrap();
+    assert_eq!(reason, "promoted by root, and acknowledged writes may be lost: tail1 burnt down");
+    assert_eq!(lab.alice.get("/discs/1").await.with(200)["storage_pool"], "tail2-sata1");
+    let events = "SELECT count(*) FROM events WHERE kind = 'disc-promoted' AND actor = 'root'";
+    assert_eq!(lab.root.number(events).await, 1, "who, why and when");
+
+    // The second disc is on the lost tail still: only the first can be had.
+    lab.tails[0].connect();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while lab.tails[0].get("disc.sata.1").unwrap().get("owner") != Some(&json!("retired")) {
+        assert!(std::time::Instant::now() < deadline, "it is not retired");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let copies = lab.root.get("/admin/old_copies").await.with(200);
+    assert_eq!(
+        (&copies[0]["tail"], &copies[0]["superseded_by"], &copies[0]["kept"], &copies[0]["disc_id"]),
+        (&json!("tail1"), &json!("tail2"), &json!(true), &json!(1)),
+        "{copies:#}"
+    );
+    lab.alice.get("/admin/old_copies").await.with(404);
+    lab.alice.put("/virtual_machines/web1", json!({"power_on": true})).await.with(200);
+    lab.until("it runs", "/virtual_machines/web1", |vm| vm["status"]["state"] == "running").await;
+    let fresh = lab.tails[1].get("disc.sata.1").unwrap();
+    assert_eq!(fresh["generation"], 3);
+    assert_ne!(fresh["attachments"], at_source["attachments"], "new keys");
+    assert!(lab.tails[0].get("disc.sata.1").is_some(), "it may have the only copy of a write");
+
+    lab.root.post("/admin/discs/1/remove_old_copies", json!({})).await.with(200);
+    lab.gone(0, "disc.sata.1").await;
+    lab.until("it is forgotten", "/admin/old_copies", |copies| *copies == json!([])).await;
+    lab.root.post("/admin/discs/1/remove_old_copies", json!({})).await.with(400);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule9_rule19_a_disc_is_taken_back_when_its_target_is_lost_behind_the_fence() {
+    let Some(server) = common::Server::start().await else { return };
+    let mut lab = Lab::start(&server, |_| {}).await;
+    lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(200);
+    lab.sending(0, "disc.sata.1").await;
+    let before = lab.tails[0].get("disc.sata.1").unwrap();
+    lab.tails[1].disconnect();
+    lab.tails[0].say("disc.sata.1", &json!({"owner": "fenced", "state": "moved"}));
+    lab.until("it is away", "/discs/1", |disc| disc["status"]["state"] == "waiting").await;
+    off(&lab).await;
+    let confirmed = json!({"reason": "its drives are gone", "acknowledged_writes_may_be_lost": true});
+    lab.root.post("/admin/discs/1/take_back", confirmed).await.with(200);
+    let done = lab.finished(1).await;
+    assert_eq!(done["status"]["discs"]["cancelled"], json!([1]), "{done:#}");
+    assert!(done["discs"][0]["reason"].as_str().unwrap().starts_with("taken back by root"), "{done:#}");
+    lab.alice.put("/virtual_machines/web1", json!({"power_on": true})).await.with(200);
+    lab.until("it runs", "/virtual_machines/web1", |vm| vm["status"]["state"] == "running").await;
+    let after = lab.tails[0].get("disc.sata.1").unwrap();
+    assert_eq!((&after["owner"], &after["generation"]), (&json!("owner"), &json!(3)));
+    assert_ne!(after["attachments"], before["attachments"], "new keys");
+    // The target is back, and had become the owner: it is retired although a machine uses the disc already.
+    lab.tails[1]
+        .state
+        .lock()
+        .unwrap()
+        .resources
+        .get_mut(&"disc.sata.1".parse().unwrap())
+        .unwrap()
+        .extend([("owner".to_owned(), json!("owner")), ("state".to_owned(), json!("serving"))]);
+    lab.tails[1].connect();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while lab.tails[1].get("disc.sata.1").unwrap()["owner"] != "retired" {
+        assert!(std::time::Instant::now() < deadline, "it is not retired");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r126_a_pool_that_runs_short_says_what_would_help_and_does_it_when_it_may() {
     let Some(server) = common::Server::start().await else { return };

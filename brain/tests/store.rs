@@ -6,10 +6,10 @@ use brain::{
     model::{
         change::Change,
         migration::MigrationState,
-        work::{RunState, Undo, Work},
+        work::{Force, Forced, RunState, Undo, Work},
     },
     store::{
-        Store, cluster,
+        Store, cluster, forced,
         migrations::{self, Sources},
         nodes, places, pools, purge, work as rows,
     },
@@ -228,6 +228,41 @@ async fn r130_a_move_does_to_the_rows_what_it_means() {
     let ended = migrations::of_jobs(&tx, &[job]).await.unwrap();
     assert_eq!(ended[0].state, MigrationState::Done);
     drop(tx);
+
+    let all = Sources { disc_ids: vec![candidate.id], ..Sources::default() };
+    // Each way of forcing an outcome, from the pool that it lies in now to another.
+    for (how, target, lost, generation, state) in [
+        (Force::Promote, "tail1-sata1", "tail2", 10, MigrationState::Done),
+        (Force::TakeBack, "tail2-ssd1", "tail2", 12, MigrationState::Cancelled),
+    ] {
+        let tx = client.transaction().await.unwrap();
+        let candidate = migrations::candidates(&tx, &all).await.unwrap().remove(0);
+        let job = migrations::insert_job(&tx, &serde_json::json!({}), "root", 1).await.unwrap();
+        migrations::insert(&tx, job, &candidate, Ok(id(target))).await.unwrap();
+        let queued = migrations::queue(&tx, 10).await.unwrap().remove(0);
+        assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
+        assert!(rows::lock(&tx, vm).await.unwrap());
+        let order = forced::Order { how, by: "root", reason: "it burnt down", seen: Generation(9) };
+        assert!(!forced::is_ordered(&tx, candidate.id).await.unwrap());
+        forced::order(&tx, vm, disc, &order).await.unwrap();
+        assert!(forced::is_ordered(&tx, candidate.id).await.unwrap());
+        tx.commit().await.unwrap();
+        let moving = load(&store, vm).await.unwrap().discs[0].moving.clone().unwrap();
+        let expected = Forced { how, generation: Generation(generation) };
+        assert_eq!(moving.forced, Some(expected), "safety rule 8: above all that is reported");
+        apply(Change::OutcomeForced(disc)).await;
+        apply(Change::OutcomeForced(disc)).await;
+        let tx = client.transaction().await.unwrap();
+        let ended = migrations::of_jobs(&tx, &[job]).await.unwrap();
+        assert_eq!(ended[0].state, state);
+        assert!(ended[0].reason.as_deref().unwrap().contains("may be lost: it burnt down"), "{ended:?}");
+        let [old] = &forced::old_copies(&tx).await.unwrap()[..] else { panic!("one is left over") };
+        assert_eq!((old.tail.as_str(), old.kept, old.disc_id), (lost, true, Some(candidate.id)));
+        assert_eq!(forced::release(&tx, disc, "root").await.unwrap(), 1);
+        assert_eq!(forced::release(&tx, disc, "root").await.unwrap(), 0);
+        tx.commit().await.unwrap();
+        apply(removed(lost, generation)).await;
+    }
     drop(client);
     server.stop().await;
 }

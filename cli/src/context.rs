@@ -110,6 +110,18 @@ impl Context {
         answer.filter(|text| !text.is_empty()).ok_or(Error::Missing { what, option })
     }
 
+    /// Goes on only if the answer is `name`, which is `what`. `option` says it without a question.
+    pub fn confirm_by_name(&self, question: &str, what: &str, name: &str, option: &str) -> Result<(), Error> {
+        if !self.can_ask() {
+            return Err(Error::BadInput(format!("{question} There is nobody to ask: say {option} {name} to do it")));
+        }
+        let answer = prompt::line(&format!("{question} To go on, type {what}")).map_err(cannot_ask)?;
+        if answer.is_some_and(|answer| answer.trim() == name) {
+            return Ok(());
+        }
+        Err(Error::Declined("nothing was changed".to_owned()))
+    }
+
     /// Goes on only if `force` or the answer is yes. `option` says it without a question.
     pub fn confirm(&self, question: &str, force: bool, option: &str) -> Result<(), Error> {
         if force {

@@ -35,7 +35,8 @@ use axum::{
 use fault::Fault;
 use std::sync::Arc;
 use v1::{
-    accounts, admin, definitions, discs, groups, migrations, nics, privileges, sessions, users, virtual_machines,
+    accounts, admin, definitions, discs, forced, groups, migrations, nics, privileges, sessions, users,
+    virtual_machines,
 };
 use waiting::Waiting;
 
@@ -112,6 +113,10 @@ pub fn router(state: AppState) -> Router {
         .route("/admin/discs/{disc}/migrate", post(migrations::migrate))
         .route("/admin/discs/{disc}/cancel_migration", post(migrations::cancel))
         .route("/admin/discs/{disc}/regrade", post(migrations::regrade))
+        .route("/admin/discs/{disc}/promote", post(forced::promote))
+        .route("/admin/discs/{disc}/take_back", post(forced::take_back))
+        .route("/admin/discs/{disc}/remove_old_copies", post(forced::remove_old_copies))
+        .route("/admin/old_copies", get(forced::old_copies))
         .route("/admin/migration_jobs", get(migrations::list).post(migrations::create))
         .route("/admin/migration_jobs/{job}", get(migrations::show).put(migrations::update))
         .route("/admin/migration_jobs/{job}/migrations", get(migrations::active))

@@ -4,7 +4,7 @@
 //! the meaning of each; `store::work::write` does the same to the database, and a test compares the
 //! two.
 
-use super::work::{DiscRow, EndedRun, Leftover, RunState, Undo, Work};
+use super::work::{DiscRow, EndedRun, Force, Forced, Leftover, RunState, Superseded, Undo, Work};
 use spine::id::{AttachmentsVersion, DiscNumber, Generation, ImageName, NodeName};
 
 /// One change of a VM's rows.
@@ -66,6 +66,8 @@ pub enum Change {
     },
     /// The source has said that it stays the owner: the move has ended, and what the target has is left over.
     MoveUndone(DiscNumber),
+    /// The end that an operator gave the disc to is its owner: the move has ended, and what the other end has is left over.
+    OutcomeForced(DiscNumber),
     /// The tail has removed a leftover, or never had it.
     LeftoverRemoved {
         /// Of which disc.
@@ -122,6 +124,7 @@ impl Change {
                 with_disc(work, *disc, |disc| disc.attachments_version = disc.attachments_version.max(*version));
             }
             Self::DiscMoved(number) => end_move(work, *number, true),
+            Self::OutcomeForced(number) => end_forced(work, *number),
             Self::MoveUndo { disc, undo } => with_disc(work, *disc, |disc| {
                 if let Some(moving) = &mut disc.moving {
                     moving.undo.get_or_insert_with(|| undo.clone());
@@ -175,12 +178,41 @@ fn end_move(work: &mut Work, number: DiscNumber, moved: bool) {
         let name = disc.spine_name();
         disc.grade = moving.target_grade;
         disc.generation = generation;
-        source.map(|source| Leftover { name, tail: source.tail, generation, aborted: None })
+        source.map(|source| Leftover {
+            name,
+            tail: source.tail,
+            generation,
+            aborted: None,
+            superseded: None,
+            kept: false,
+        })
     } else {
         let name = disc.target_name(&moving);
-        Some(Leftover { name, tail: moving.target.tail, generation, aborted: Some(moving.id) })
+        let (tail, aborted) = (moving.target.tail, Some(moving.id));
+        Some(Leftover { name, tail, generation, aborted, superseded: None, kept: false })
     };
     work.leftovers.extend(leftover);
+}
+
+/// One of the two tails was given the disc, and the other is superseded.
+fn end_forced(work: &mut Work, number: DiscNumber) {
+    let Some(disc) = work.discs.iter_mut().find(|disc| disc.number == number) else { return };
+    if disc.moving.as_ref().is_none_or(|moving| moving.forced.is_none()) {
+        return;
+    }
+    let (Some(moving), Some(source)) = (disc.moving.take(), disc.pool.clone()) else { return };
+    let Some(Forced { how, generation }) = moving.forced else { return };
+    let (name, tail, by) = match how {
+        Force::Promote => (disc.spine_name(), source.tail, moving.target.tail.clone()),
+        Force::TakeBack => (disc.target_name(&moving), moving.target.tail.clone(), source.tail),
+    };
+    disc.generation = generation;
+    if how == Force::Promote {
+        disc.pool = Some(moving.target);
+        disc.grade = moving.target_grade;
+    }
+    let superseded = Some(Superseded { by, id: moving.id });
+    work.leftovers.push(Leftover { name, tail, generation, aborted: None, superseded, kept: true });
 }
 
 fn with_disc(work: &mut Work, number: DiscNumber, change: impl FnOnce(&mut DiscRow)) {

@@ -11,6 +11,7 @@ use spine::{
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    str::FromStr,
 };
 use time::OffsetDateTime;
 
@@ -122,6 +123,26 @@ pub struct MoveRow {
     pub generation: Generation,
     /// It is to come to nothing, as far as that is still possible.
     pub undo: Option<Undo>,
+    /// An operator has said how it ends, for one of its tails is lost.
+    pub forced: Option<Forced>,
+}
+
+/// An outcome that an operator forces (safety rule 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forced {
+    /// Who gets the disc.
+    pub how: Force,
+    /// Of which it is the owner then.
+    pub generation: Generation,
+}
+
+/// Which end of a move gets the disc when the other is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// The target.
+    Promote,
+    /// The source.
+    TakeBack,
 }
 
 /// How a move comes to nothing.
@@ -146,6 +167,19 @@ pub struct Leftover {
     pub generation: Generation,
     /// The move that made it and came to nothing; none: it is what the former owner has.
     pub aborted: Option<MigrationId>,
+    /// The disc was given to another tail when this one was lost.
+    pub superseded: Option<Superseded>,
+    /// It stays until an operator has it removed.
+    pub kept: bool,
+}
+
+/// To whom a disc was given when a tail of its was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// The tail that was given it.
+    pub by: NodeName,
+    /// The move that both took part in.
+    pub id: MigrationId,
 }
 
 /// A pool that holds a disc.
@@ -277,6 +311,28 @@ impl DiscRow {
         u64::try_from(self.size_mib).unwrap_or(0).saturating_mul(1 << 20)
     }
 }
+
+impl Force {
+    /// The word of the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::TakeBack => "take_back",
+        }
+    }
+}
+
+impl FromStr for Force {
+    type Err = UnknownForce;
+    fn from_str(text: &str) -> Result<Self, UnknownForce> {
+        [Self::Promote, Self::TakeBack].into_iter().find(|force| force.as_str() == text).ok_or(UnknownForce)
+    }
+}
+
+/// The error of a word that is no forced outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no outcome of a migration is called that")]
+pub struct UnknownForce;
 
 impl MoveRow {
     /// Where the disc goes, for people.

@@ -35,7 +35,7 @@ pub fn conclude(
     };
     match (&ask.purpose, word) {
         (Purpose::RemoveLeftover { .. }, "not-found") => done(work, ask, memory),
-        (Purpose::RemoveLeftover { disc, tail, generation }, _) => {
+        (Purpose::RemoveLeftover { disc, tail, generation } | Purpose::Retire { disc, tail, generation }, _) => {
             memory.hold_leftover((*disc, tail.clone(), *generation), error.to_string(), now);
             vec![]
         }
@@ -50,6 +50,7 @@ pub fn conclude(
             | Purpose::Resize(disc, _)
             | Purpose::Attach(disc, _)
             | Purpose::MoveStop(disc)
+            | Purpose::Promote(disc)
             | Purpose::MoveCommit(disc),
             _,
         ) => {
@@ -78,8 +79,12 @@ fn done(work: &Work, ask: &Ask, memory: &mut Memory) -> Vec<Change> {
             memory.granted.insert(*disc, *version);
             vec![]
         }
-        Purpose::MoveReceive(disc) | Purpose::MoveSend(disc) | Purpose::MoveCommit(disc) => {
+        Purpose::MoveReceive(disc) | Purpose::MoveSend(disc) | Purpose::MoveCommit(disc) | Purpose::Promote(disc) => {
             memory.discs.remove(disc);
+            vec![]
+        }
+        Purpose::Retire { disc, tail, generation } => {
+            memory.leftovers.remove(&(*disc, tail.clone(), *generation));
             vec![]
         }
         Purpose::MoveStop(disc) => vec![Change::MoveUndone(*disc)],

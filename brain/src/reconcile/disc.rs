@@ -48,6 +48,10 @@ impl Situation<'_> {
             return self.unwanted_disc(disc, reason);
         }
         let mut standing = self.wanted_disc(disc);
+        if let Some(reason) = self.served_twice(disc) {
+            (standing.usable, standing.granted) = (false, false);
+            standing.status = Status::because("waiting", reason);
+        }
         let hold = self.memory.discs.get(&disc.number).filter(|hold| hold.lasts(self.now));
         // What has happened is written down at once; only orders are spaced out.
         let is_order = !matches!(standing.action, None | Some(Action::Record(_)));

@@ -324,7 +324,10 @@ impl Worker {
             rows::write(&tx, work.vm.id, change).await?;
         }
         tx.commit().await?;
-        if matches!(change, Change::DiscMoved(_) | Change::MoveUndone(_) | Change::LeftoverRemoved { .. }) {
+        if matches!(
+            change,
+            Change::DiscMoved(_) | Change::MoveUndone(_) | Change::OutcomeForced(_) | Change::LeftoverRemoved { .. }
+        ) {
             // The next in the queue may have its turn.
             self.poke.all();
         }

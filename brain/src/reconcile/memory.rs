@@ -104,7 +104,7 @@ impl Memory {
                 self.avoid_pools.remove(disc);
                 self.discs.remove(disc);
             }
-            Change::DiscMoved(disc) | Change::MoveUndone(disc) => {
+            Change::DiscMoved(disc) | Change::MoveUndone(disc) | Change::OutcomeForced(disc) => {
                 // Its owner is asked once more: only an owner's answer counts (safety rule 5).
                 self.granted.remove(disc);
                 self.discs.remove(disc);

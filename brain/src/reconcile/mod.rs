@@ -41,6 +41,7 @@
 mod conclude;
 mod disc;
 mod driver;
+mod forced;
 mod gate;
 mod machine;
 mod memory;
@@ -61,5 +62,6 @@ mod simulation;
 mod tests;
 
 pub use driver::{Reconciler, ReconcilerConfig};
+pub use forced::refusal as force_refusal;
 pub use poke::Poke;
 pub use short::propose;

@@ -44,6 +44,9 @@ use spine::{
 impl Situation<'_> {
     /// The next step for a disc in `pool` that is being moved.
     pub fn moving_disc(self, disc: &DiscRow, pool: &PoolRow, moving: &MoveRow) -> Standing {
+        if let Some(forced) = moving.forced {
+            return self.forced_disc(disc, pool, moving, forced);
+        }
         let target = match self.observed.targets.get(&disc.number) {
             Some(SeenDisc::Report(report)) => Some(report),
             Some(SeenDisc::Unreadable) | None => None,
@@ -222,7 +225,7 @@ impl Situation<'_> {
     pub fn remove_leftover(self, leftover: &Leftover) -> Option<Action> {
         let key = (leftover.name.number, leftover.tail.clone(), leftover.generation);
         let held = self.memory.leftovers.get(&key).is_some_and(|hold| hold.lasts(self.now));
-        if held || self.away(&leftover.tail).is_some() || !self.is_replaced(leftover) {
+        if held || self.is_kept(leftover) || self.away(&leftover.tail).is_some() || !self.is_replaced(leftover) {
             return None;
         }
         let mut attributes = Attributes::from_iter([("generation".to_owned(), json!(leftover.generation))]);
@@ -236,6 +239,13 @@ impl Situation<'_> {
             deadline: DISC_COMMAND_DEADLINE,
             purpose: Purpose::RemoveLeftover { disc, tail, generation },
         }))
+    }
+
+    /// An old copy that may have the only copy of a write waits for an operator, and for its tail to take notice; with
+    /// the disc itself it goes as well.
+    fn is_kept(self, leftover: &Leftover) -> bool {
+        let disc = self.work.discs.iter().any(|disc| disc.number == leftover.name.number);
+        (leftover.kept && disc) || self.untold(leftover).is_some()
     }
 
     /// The former owner keeps what it has until the new one is seen to serve, or the disc itself is destroyed.
@@ -321,7 +331,7 @@ fn order(moving: &MoveRow, source: &DiscReport, incoming: IncomingOrder) -> Disc
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         fleet::FleetError,
@@ -341,7 +351,7 @@ mod tests {
     const DISC: DiscNumber = DiscNumber(1);
 
     /// A VM that is off, with a disc on tail1 that is to move to tail2.
-    fn moving() -> (Work, Observed) {
+    pub(in crate::reconcile) fn moving() -> (Work, Observed) {
         let (mut work, mut observed) = served();
         work.vm.power_on = false;
         work.discs[0].moving = Some(MoveRow {
@@ -352,12 +362,18 @@ mod tests {
             source_address: Some("fd00::21".parse().unwrap()),
             generation: Generation(2),
             undo: None,
+            forced: None,
         });
         observed.nodes.insert("tail2".parse().unwrap(), Node::Ready);
         (work, observed)
     }
 
-    fn says(observed: &mut Observed, work: &Work, owner: Ownership, phase: Option<MigrationPhase>) {
+    pub(in crate::reconcile) fn says(
+        observed: &mut Observed,
+        work: &Work,
+        owner: Ownership,
+        phase: Option<MigrationPhase>,
+    ) {
         let own = phase.map(|phase| MigrationReport {
             id: work.discs[0].moving.as_ref().unwrap().id,
             role: MigrationRole::Source,
@@ -378,7 +394,7 @@ mod tests {
         observed.discs.insert(DISC, SeenDisc::Report(source));
     }
 
-    fn target(observed: &mut Observed, work: &Work, owner: Ownership, generation: u64) {
+    pub(in crate::reconcile) fn target(observed: &mut Observed, work: &Work, owner: Ownership, generation: u64) {
         let generation = Generation(generation);
         observed.targets.insert(DISC, SeenDisc::Report(DiscReport { owner, generation, ..report(&work.discs[0]) }));
     }

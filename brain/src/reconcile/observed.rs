@@ -21,6 +21,8 @@ pub struct Observed {
     pub discs: BTreeMap<DiscNumber, SeenDisc>,
     /// What the tail says of it that it is being moved to; only of ready tails.
     pub targets: BTreeMap<DiscNumber, SeenDisc>,
+    /// What a tail says of an old copy of a disc; only of ready tails.
+    pub leftovers: BTreeMap<(DiscNumber, NodeName), SeenDisc>,
     /// The ready heads that have the machine.
     pub machines: Vec<Machine>,
     /// Why the run's head has it no longer, if it has said so.
@@ -75,6 +77,8 @@ impl Observed {
         }
         for leftover in &work.leftovers {
             observed.nodes.insert(leftover.tail.clone(), node(&leftover.tail));
+            let key = (leftover.name.number, leftover.tail.clone());
+            observed.leftovers.extend(seen(registry, &leftover.tail, &leftover.name).map(|seen| (key, seen)));
         }
         let id = work.vm.spine_id();
         let machines = registry.heads_with(&id).into_iter();

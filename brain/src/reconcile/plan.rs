@@ -70,6 +70,17 @@ pub enum Purpose {
     MoveStop(DiscNumber),
     /// Own the disc that was received: its former owner has given it up.
     MoveCommit(DiscNumber),
+    /// Own the disc of which the other tail is lost.
+    Promote(DiscNumber),
+    /// Take notice that the disc was given to another tail.
+    Retire {
+        /// Which disc.
+        disc: DiscNumber,
+        /// Who.
+        tail: NodeName,
+        /// Of which the other tail is the owner.
+        generation: Generation,
+    },
     /// Remove a copy that is not the disc.
     RemoveLeftover {
         /// Of which disc.
@@ -123,6 +134,7 @@ impl Situation<'_> {
         let mut actions = vec![];
         let mut disc_statuses = BTreeMap::new();
         let mut discs = vec![];
+        actions.extend(self.work.leftovers.iter().filter_map(|leftover| self.retire_leftover(leftover)));
         for disc in &self.work.discs {
             let standing = self.disc(disc);
             actions.extend(standing.action.clone());

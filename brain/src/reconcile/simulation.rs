@@ -401,6 +401,7 @@ impl World {
             source_address: Some("fd00::21".parse().unwrap()),
             generation: Generation(*granted),
             undo: None,
+            forced: None,
         });
     }
 

@@ -24,6 +24,7 @@ use crate::{
     store::{
         discs,
         events::{self, Event},
+        forced,
         inventory::{self, Node, Pool},
         migrations::{self, Job, Migration, Sources},
         places,
@@ -371,6 +372,9 @@ pub async fn cancel_disc(service: &Service, caller: &Caller, disc_id: i64) -> Re
     if own.is_empty() {
         return Err(invalid("migration", "there is none to be cancelled: the disc is neither queued nor moving"));
     }
+    if forced::is_ordered(&tx, disc_id).await? {
+        return Err(invalid("migration", "cannot be cancelled: an operator has said which tail gets the disc"));
+    }
     cancel(&tx, caller, &own).await?;
     let disc = find(&tx, disc.id).await?;
     tx.commit().await?;
@@ -431,7 +435,7 @@ async fn cancel(tx: &Transaction<'_>, caller: &Caller, open: &[Migration]) -> Re
     Ok(())
 }
 
-async fn find(tx: &Transaction<'_>, disc_id: i64) -> Result<Disc, ServiceError> {
+pub(super) async fn find(tx: &Transaction<'_>, disc_id: i64) -> Result<Disc, ServiceError> {
     let filter = Filter { part: Some(Spec::Id(disc_id)), ..Filter::default() }.with_deleted();
     one(discs::list(tx, &Reach::everything(), &filter).await?)
 }

@@ -21,6 +21,7 @@ pub mod bounds;
 pub mod discs;
 pub mod emptying;
 pub mod error;
+pub mod forced;
 pub mod groups;
 pub mod inventory;
 pub mod migrations;

@@ -27,6 +27,7 @@ pub mod capacity;
 pub mod cluster;
 pub mod discs;
 pub mod events;
+pub mod forced;
 pub mod groups;
 pub mod inventory;
 pub mod migrations;

@@ -3,13 +3,13 @@
 use super::{
     StoreError,
     events::{self, BRAIN, Event},
-    migrations,
+    forced, migrations,
 };
 use crate::model::{
     change::Change,
     work::{
-        CardRow, DiscRow, EndedRun, Known, Leftover, MoveRow, PoolRow, RunRow, RunState, Status, Undo, UserRow, VmRow,
-        Work,
+        CardRow, DiscRow, EndedRun, Forced, Known, Leftover, MoveRow, PoolRow, RunRow, RunState, Status, Superseded,
+        Undo, UserRow, VmRow, Work,
     },
 };
 use spine::{
@@ -86,7 +86,8 @@ const DISCS: &str = "
     SELECT d.virtual_machine_id, d.number, d.label, d.size_mib, d.grade, p.id, p.name, n.name, d.generation,
            d.attachments_version, d.made, d.image, d.image_ordered, d.shrink_forced, d.remove_reason,
            d.status_state, d.status_reason, d.status_progress, m.uuid, tp.id, tp.name, tn.name, tp.grade,
-           tn.migration_address, n.storage_address, m.generation, m.undo_reason, m.undo_state, m.undo_stops_job
+           tn.migration_address, n.storage_address, m.generation, m.undo_reason, m.undo_state, m.undo_stops_job,
+           m.forced, m.forced_generation
     FROM discs d LEFT JOIN storage_pools p ON p.id = d.storage_pool_id LEFT JOIN nodes n ON n.id = p.tail_id
     LEFT JOIN migrations m ON m.disc_id = d.id AND m.state = 'moving'
     LEFT JOIN storage_pools tp ON tp.id = m.target_pool_id LEFT JOIN nodes tn ON tn.id = tp.tail_id
@@ -102,7 +103,8 @@ const UNCONFIRMED: &str = "
     WHERE r.virtual_machine_id = ANY($1) AND r.state = 'ended' AND NOT r.confirmed ORDER BY r.id";
 
 const LEFTOVERS: &str = "
-    SELECT l.virtual_machine_id, l.disc_number, l.grade, n.name, l.generation, l.aborted
+    SELECT l.virtual_machine_id, l.disc_number, l.grade, n.name, l.generation, l.aborted, l.superseded_by, l.superseded_move,
+           l.kept
     FROM disc_leftovers l JOIN nodes n ON n.id = l.tail_id WHERE l.virtual_machine_id = ANY($1) ORDER BY l.id";
 
 const CARDS: &str = "
@@ -184,6 +186,10 @@ fn move_row(row: &Row, place: impl Fn() -> String + Copy) -> Result<Option<MoveR
         let state = parse(row.get(27), place)?;
         Ok::<_, StoreError>(Undo { reason, state, stops_job: row.get(28) })
     });
+    let forced = row.get::<_, Option<&str>>(29).map(|how| {
+        let generation = Generation(count(row.get(30), place)?);
+        Ok::<_, StoreError>(Forced { how: parse(how, place)?, generation })
+    });
     Ok(Some(MoveRow {
         id: MigrationId(id),
         target: PoolRow { id: row.get(19), name: parse(row.get(20), place)?, tail: parse(row.get(21), place)? },
@@ -192,17 +198,24 @@ fn move_row(row: &Row, place: impl Fn() -> String + Copy) -> Result<Option<MoveR
         source_address: row.get(24),
         generation: Generation(count(row.get(25), place)?),
         undo: undo.transpose()?,
+        forced: forced.transpose()?,
     }))
 }
 
 fn leftover_row(row: &Row) -> Result<Leftover, StoreError> {
     let number: i64 = row.get(1);
     let place = || format!("a leftover of disc {number}");
+    let superseded = row.get::<_, Option<&str>>(6).map(|by| {
+        let id = MigrationId(row.get::<_, uuid::Uuid>(7));
+        Ok::<_, StoreError>(Superseded { by: parse(by, place)?, id })
+    });
     Ok(Leftover {
         name: DiscName { grade: parse(row.get(2), place)?, number: DiscNumber(count(number, place)?) },
         tail: parse(row.get(3), place)?,
         generation: Generation(count(row.get(4), place)?),
         aborted: row.get::<_, Option<uuid::Uuid>>(5).map(MigrationId),
+        superseded: superseded.transpose()?,
+        kept: row.get(8),
     })
 }
 
@@ -348,6 +361,7 @@ pub async fn write(tx: &Transaction<'_>, vm_id: i64, change: &Change) -> Result<
         Change::DiscMoved(disc) => migrations::moved(tx, vm_id, *disc).await?,
         Change::MoveUndo { disc, undo } => migrations::undo(tx, *disc, undo).await?,
         Change::MoveUndone(disc) => migrations::undone(tx, vm_id, *disc).await?,
+        Change::OutcomeForced(disc) => forced::ended(tx, vm_id, *disc).await?,
         Change::LeftoverRemoved { disc, tail, generation } => {
             migrations::leftover_removed(tx, *disc, tail, *generation).await?;
         }

@@ -252,6 +252,22 @@ fn tail(state: &mut State, command: Command) -> (Answer, Vec<Notice>) {
                 }
                 changes.insert("migration".to_owned(), sending(report, &order));
             }
+            if let Some(order) = changes.remove("promote") {
+                changes.extend([
+                    ("owner".to_owned(), json!("owner")),
+                    ("state".to_owned(), json!("serving")),
+                    ("generation".to_owned(), order["generation"].clone()),
+                    ("attachments".to_owned(), json!([])),
+                    ("attachments_version".to_owned(), order["attachments_version"].clone()),
+                ]);
+            }
+            if let Some(order) = changes.remove("retire") {
+                changes.extend([
+                    ("owner".to_owned(), json!("retired")),
+                    ("state".to_owned(), json!("moved")),
+                    ("generation".to_owned(), order["generation"].clone()),
+                ]);
+            }
             changes.remove("image");
             changes.remove("force");
             hash_keys(&mut changes);

@@ -1,7 +1,7 @@
 //! `bigv --admin …` about discs that move between tails: `migrate`, `create`, `cancel`, `update`, `regrade`, `empty`,
 //! `migrations` and `show`.
 
-use super::WaitArgs;
+use super::{ShowOldCommand, WaitArgs};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 /// What to move.
@@ -262,6 +262,9 @@ pub enum ShowCommand {
     /// What is moving
     #[command(subcommand)]
     Migrating(MigratingCommand),
+    /// What was kept
+    #[command(subcommand)]
+    Old(ShowOldCommand),
 }
 
 /// `show migrating`.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod disc;
+mod forced;
 mod migration;
 mod other;
 mod vm;
@@ -13,6 +14,7 @@ pub mod words;
 
 pub use admin::*;
 pub use disc::*;
+pub use forced::*;
 pub use migration::*;
 pub use other::*;
 pub use vm::*;
@@ -148,6 +150,15 @@ pub enum Category {
     /// Move every disc off a tail or out of a pool; needs --admin
     #[command(subcommand)]
     Empty(EmptyCommand),
+    /// A tail is lost: give its disc to the other; needs --admin
+    #[command(subcommand)]
+    Promote(PromoteCommand),
+    /// A tail is lost: take a disc back; needs --admin
+    #[command(subcommand)]
+    Take(TakeCommand),
+    /// Destroy what was kept of such discs; needs --admin
+    #[command(subcommand)]
+    Remove(RemoveCommand),
     /// The jobs that move discs; needs --admin
     #[command(after_help = "Examples:\n  bigv migrations --admin\n  bigv migrations --all --admin")]
     Migrations(MigrationsArgs),

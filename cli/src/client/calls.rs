@@ -3,8 +3,8 @@
 use super::{Answer, Client, ClientError, GroupPath, Path, VmPath, typed};
 use serde_json::{Value, json};
 use spine::api::{
-    Account, Definition, Disc, Group, MigrationJob, MigrationPlan, NewDisc, Reimage, User, VirtualMachine, VmCreate,
-    VmCreated,
+    Account, Definition, Disc, Group, MigrationJob, MigrationPlan, NewDisc, OldCopy, Reimage, User, VirtualMachine,
+    VmCreate, VmCreated,
 };
 use std::time::Duration;
 use ureq::http::Method;
@@ -279,6 +279,23 @@ impl Client {
     pub fn cancel_disc(&self, disc: u64) -> Result<Value, ClientError> {
         let path = Path::new("admin").segment("discs").segment(&disc.to_string()).segment("cancel_migration");
         self.call(&Method::POST, &path, &format!("disc {disc}"), Some(&json!({})))
+    }
+
+    /// Says what becomes of a disc of which one tail is lost: `action` is `promote`, `take_back` or `remove_old_copies`.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn force_disc(&self, disc: u64, action: &str, order: &Value) -> Result<Value, ClientError> {
+        let path = Path::new("admin").segment("discs").segment(&disc.to_string()).segment(action);
+        self.call(&Method::POST, &path, &format!("disc {disc}"), Some(order))
+    }
+
+    /// What tails have of discs that are other tails' now.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub fn old_copies(&self) -> Result<Answer<Vec<OldCopy>>, ClientError> {
+        self.get(&Path::new("admin").segment("old_copies"), "the list of old copies")
     }
 
     /// Orders that discs move.

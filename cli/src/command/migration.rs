@@ -167,6 +167,7 @@ pub fn list(context: &Context, args: &MigrationsArgs) -> Result<Output, Error> {
 pub fn show(context: &Context, command: &ShowCommand) -> Result<Output, Error> {
     require_admin(context)?;
     match command {
+        ShowCommand::Old(command) => super::forced::show(context, command),
         ShowCommand::Migrations(args) => list(context, args),
         ShowCommand::Migration(args) => {
             let answer = context.client()?.job(args.id)?;

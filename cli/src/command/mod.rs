@@ -4,6 +4,7 @@ mod account;
 mod admin;
 mod definitions;
 mod disc;
+mod forced;
 mod group;
 mod help;
 mod migration;
@@ -39,6 +40,9 @@ pub fn run(context: &Context, cli: &Cli) -> Result<Output, Error> {
         Some(Category::Update(command)) => migration::update(context, command),
         Some(Category::Regrade(command)) => migration::regrade(context, command),
         Some(Category::Empty(command)) => migration::empty(context, command),
+        Some(Category::Promote(command)) => forced::promote(context, command),
+        Some(Category::Take(command)) => forced::take(context, command),
+        Some(Category::Remove(command)) => forced::remove(context, command),
         Some(Category::Migrations(args)) => migration::list(context, args),
         Some(Category::Show(command)) => migration::show(context, command),
         Some(Category::Completion(args)) => completion(args),

@@ -2,7 +2,7 @@
 
 use super::{Page, pages::size};
 use crate::wait::job::move_text;
-use spine::api::{Disc, MigrationJob, MigrationPlan};
+use spine::api::{Disc, MigrationJob, MigrationPlan, OldCopy};
 
 /// What a job would do, disc by disc.
 pub fn plan(plan: &MigrationPlan) -> Page {
@@ -91,4 +91,21 @@ pub fn migrating(discs: &[Disc]) -> Page {
         .collect();
     let headers = vec!["disc", "size", "from", "", "now", "pause", "job"];
     Page::List { title: None, headers, rows, none: "No disc is moving.".to_owned() }
+}
+
+/// What tails have of discs that are other tails' now.
+pub fn old_copies(copies: &[OldCopy]) -> Page {
+    let rows = copies
+        .iter()
+        .map(|copy| {
+            let what = match (&copy.superseded_by, copy.kept) {
+                (Some(by), true) => format!("kept: {by} was given the disc"),
+                (_, false) | (None, _) => "goes by itself".to_owned(),
+            };
+            let disc = copy.disc_id.map_or_else(|| "gone".to_owned(), |id| id.to_string());
+            vec![disc, copy.number.to_string(), copy.tail.clone(), copy.since.clone().unwrap_or_default(), what]
+        })
+        .collect();
+    let none = "There are no old copies.".to_owned();
+    Page::List { title: None, headers: vec!["disc", "number", "on", "since", ""], rows, none }
 }

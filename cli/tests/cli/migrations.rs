@@ -185,3 +185,38 @@ fn b14_b15_jobs_are_ordered_changed_and_shown() {
         assert!(run.stderr.contains(part), "{line}: {run:?}");
     }
 }
+
+#[test]
+fn rule9_a_disc_is_promoted_and_taken_back_only_by_its_number_and_with_a_reason() {
+    let brain = brain();
+    for action in ["promote", "take_back", "remove_old_copies"] {
+        brain.json(&format!("POST /admin/discs/45859/{action}"), disc(45859, "vda", "sata", 25600).to_string());
+    }
+    let bigv = Bigv::new(&brain);
+    for (command, path) in [("promote disc 45859", "promote"), ("take back disc 45859", "take_back")] {
+        for (more, part) in [
+            ("", "--reason"),
+            ("--reason burnt", "Writes that the lost tail has acknowledged may be lost for good"),
+            ("--reason burnt", "--disc-confirmation 45859"),
+            ("--reason burnt --disc-confirmation 45858", "says 45858"),
+        ] {
+            let run = bigv.run(&format!("--admin {command} {more}"));
+            assert!(run.code != 0 && run.stderr.contains(part), "{part}: {run:?}");
+        }
+        assert!(brain.seen().iter().all(|seen| !seen.line.contains(path)), "nothing was ordered");
+        let run = bigv.run(&format!("--admin {command} --reason burnt --disc-confirmation 45859"));
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(sent(&brain), json!({"reason": "burnt", "acknowledged_writes_may_be_lost": true}));
+        assert!(run.stdout.contains("bigv show old copies --admin"), "{run:?}");
+        let run = bigv.run(&format!("--admin {command} --reason burnt --disc-confirmation 45859 --json"));
+        assert_eq!(serde_json::from_str::<Value>(&run.stdout).unwrap()["id"], 45859);
+        assert_ne!(bigv.run(&format!("{command} --reason burnt --disc-confirmation 45859")).code, 0, "operators only");
+    }
+    let copies = json!([{"disc_id": 45859, "virtual_machine_id": 17, "number": 7, "tail": "tail1",
+        "superseded_by": "tail2", "kept": true, "since": "2026-11-22T09:00:00Z"}]);
+    brain.json("GET /admin/old_copies", copies.to_string());
+    assert_snapshot!("old_copies", bigv.run("--admin show old copies").stdout);
+    assert!(bigv.run("--admin remove old copies 45859").stderr.contains("the only copy of a write"));
+    assert_eq!(bigv.run("--admin remove old copies 45859 --disc-confirmation 45859").code, 0);
+    assert_eq!(sent(&brain), json!({}));
+}

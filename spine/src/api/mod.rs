@@ -331,6 +331,25 @@ pub struct MigrationPlanDisc {
     pub reason: String,
 }
 
+/// What a tail still has of a disc that is another tail's: `GET /admin/old_copies`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldCopy {
+    /// The disc's number; none when the disc is gone.
+    pub disc_id: Option<i64>,
+    /// Its VM's number.
+    pub virtual_machine_id: i64,
+    /// What the tails call the disc: the number in its resource and its address.
+    pub number: u64,
+    /// Where the copy is.
+    pub tail: String,
+    /// The tail that was given the disc when that one was lost; none: the disc moved, and the copy goes by itself.
+    pub superseded_by: Option<String>,
+    /// It stays until an operator has it removed.
+    pub kept: bool,
+    /// Since when it is an old one.
+    pub since: Option<String>,
+}
+
 /// One list of `GET /definitions`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Definition {

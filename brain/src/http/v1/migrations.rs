@@ -159,7 +159,7 @@ async fn job(api: &Api, caller: &Caller, named: &Named) -> Result<JobTree, Fault
 }
 
 /// Discs and jobs have numbers and no names.
-fn id(named: &Named, segment: &str) -> Result<i64, Fault> {
+pub(super) fn id(named: &Named, segment: &str) -> Result<i64, Fault> {
     named.segment(segment)?.id().ok_or(Fault::NotFound)
 }
 
@@ -278,6 +278,6 @@ pub(super) fn plan_shape(lines: &[PlanLine]) -> api::MigrationPlan {
     api::MigrationPlan { discs: lines.iter().map(line).collect() }
 }
 
-fn moment(at: OffsetDateTime) -> Option<String> {
+pub(super) fn moment(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod admin;
 pub mod definitions;
 pub mod discs;
+pub mod forced;
 pub mod groups;
 pub mod migrations;
 pub mod nics;
