@@ -173,7 +173,7 @@ impl Copier {
     pub async fn sync(&mut self, pass: u32) -> Result<(), Ended> {
         self.link.send(&Control::PassEnd { pass }).await?;
         loop {
-            match self.hear().await? {
+            match self.hear_copying().await? {
                 Some(Control::Synced { pass: done }) if done == pass => {
                     self.ledger.handle_synced();
                     return Ok(());
@@ -200,6 +200,12 @@ impl Copier {
         }
     }
 
+    /// As [`Self::hear`], while no freeze waits for its answer: one that comes now is of a freeze that was called off, and
+    /// means nothing (safety rule 18).
+    async fn hear_copying(&mut self) -> Result<Option<Control>, Ended> {
+        Ok(self.hear().await?.filter(|word| !matches!(word, Control::Prepared { .. })))
+    }
+
     async fn send_range(&mut self, range: ByteRange, told: &dyn Fn(u64)) -> Result<(), Ended> {
         let mut at = range.offset();
         while at < range.end() {
@@ -222,7 +228,7 @@ impl Copier {
     async fn send_piece(&mut self, at: u64, end: u64) -> Result<u64, Ended> {
         let length = (end - at).min(self.pace.piece_bytes(DATA_BYTES_MAX as u64));
         while self.credit_bytes < length {
-            if let Some(other) = self.hear().await? {
+            if let Some(other) = self.hear_copying().await? {
                 return Err(Ended::unexpected(Message::Control(other)));
             }
         }
@@ -271,5 +277,56 @@ async fn introduce(link: &mut Link, hello: Hello) -> Result<Welcome, Ended> {
     match link.receive().await? {
         Message::Control(Control::Welcome(welcome)) if welcome.version == VERSION => Ok(welcome),
         other => Err(Ended::unexpected(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::handover::Attempt;
+    use crate::migration::link::Network;
+    use std::io::Write as _;
+    use std::net::Ipv6Addr;
+
+    const BYTES: u64 = 1 << 20;
+
+    fn hello() -> Hello {
+        let id = spine::id::MigrationId(uuid::Uuid::from_u128(42));
+        let (number, generation) = (DiscNumber(7), spine::id::Generation(2));
+        let (version_oldest, version_newest) = (VERSION, VERSION);
+        Hello { version_oldest, version_newest, id, number, generation, size_bytes: BYTES, fenced: None }
+    }
+
+    #[test]
+    fn rule18_a_late_answer_to_a_freeze_that_was_called_off_ends_no_pass() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; BYTES as usize]).unwrap();
+        tokio_uring::start(async {
+            let listener = tokio::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let network = Network { listen: address, own_address: Ipv6Addr::LOCALHOST, identity: None };
+            let order = serde_json::json!({"id": hello().id, "target": "tail2", "address": address, "generation": 2});
+            let order = serde_json::from_value(order).unwrap();
+            let late = Control::Prepared { attempt: Attempt(uuid::Uuid::from_u128(1)) };
+            let target = async {
+                let mut link = network.accept(listener.accept().await.unwrap().0).await.unwrap();
+                assert_eq!(link.receive().await.unwrap(), Message::Control(Control::Hello(hello())));
+                let copy = CopyId(uuid::Uuid::from_u128(2));
+                link.send(&Control::Welcome(Welcome { version: VERSION, credit_bytes: 0, copy })).await.unwrap();
+                link.send(&late).await.unwrap();
+                link.send(&Control::Credit { bytes: BYTES }).await.unwrap();
+                while link.receive().await.unwrap() != Message::Control(Control::PassEnd { pass: 1 }) {}
+                link.send(&late).await.unwrap();
+                link.send(&Control::Synced { pass: 1 }).await.unwrap();
+            };
+            let source = async {
+                let link = network.connect(&order).await.unwrap();
+                let mut copier = Copier::open(link, hello(), file, Pace::new(None)).await.unwrap();
+                copier.send_all(1, &|_| {}).await.unwrap();
+                copier.sync(1).await.unwrap();
+                assert_eq!(copier.copied_bytes(), BYTES);
+            };
+            tokio::join!(target, source);
+        });
     }
 }
