@@ -9,7 +9,7 @@
 use crate::{leftovers, record};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use serde::Serialize;
 use std::{
     env, fs,
@@ -103,6 +103,7 @@ fn supervise(scratch: &Path) -> Result<ExitCode> {
     drop(runtime);
     let until = Instant::now() + ORPHANS_DEADLINE;
     while wait(WaitOptions::NOHANG).is_ok() {
+        end_children()?;
         if Instant::now() >= until {
             bail!("a program that was measured is still there");
         }
@@ -135,6 +136,28 @@ async fn work() -> Result<ExitStatus> {
     Ok(ExitStatus::from_raw(number.as_raw_value()))
 }
 
+/// Ends what the worker has left: a program that it started in its last moment has not asked for its death signal yet.
+fn end_children() -> Result<()> {
+    let own = getpid().as_raw_nonzero().get();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        // One that has ended meanwhile is nobody's child.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if parent(&stat) == Some(own) {
+            // It is not reaped before the next turn, so the id is its own.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+/// The parent's id: proc_pid_stat(5).
+fn parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| Some(128 + status.signal()?));
     code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
@@ -143,6 +166,12 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parent_is_found_behind_any_name() {
+        assert_eq!(parent("12 (a) b) S 7 12 12 0"), Some(7));
+        assert_eq!(parent(""), None);
+    }
 
     #[test]
     fn exit_codes_are_those_of_a_shell() {

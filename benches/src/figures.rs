@@ -70,6 +70,7 @@ fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
         value if value < 1.0 => 3,
+        value if value < 10.0 => 2,
         value if value < 100.0 => 1,
         _ => 0,
     };
@@ -100,7 +101,9 @@ mod tests {
         assert!(!all_met(&all));
         let table = table(&all);
         let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap().to_owned();
-        assert!(line("memory").contains("7.2") && line("memory").contains("≤ 24.0") && !line("memory").contains("not"));
+        assert!(
+            line("memory").contains("7.25") && line("memory").contains("≤ 24.0") && !line("memory").contains("not")
+        );
         assert!(line("start").contains("not met"), "{table}");
         assert!(line("discs").contains("4000"), "{table}");
     }

@@ -32,6 +32,12 @@ pub fn ratio(ours: f64, theirs: f64) -> Option<f64> {
     (ratio.is_finite() && theirs > 0.0).then_some(ratio)
 }
 
+/// Jain's index of fairness: 1 when all are the same, `1 / n` when one of `n` has everything; zero without any.
+pub fn fairness(values: &[f64]) -> f64 {
+    let (sum, squares) = values.iter().fold((0.0, 0.0), |(sum, squares), value| (sum + value, squares + value * value));
+    if squares > 0.0 { sum * sum / (values.len() as f64 * squares) } else { 0.0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +62,14 @@ mod tests {
         assert_eq!(ratio(0.0, 2.0), Some(0.0));
         assert_eq!(ratio(3.0, 0.0), None);
         assert_eq!(ratio(f64::NAN, 1.0), None);
+    }
+
+    #[test]
+    fn fairness_of_equals_is_one() {
+        assert_eq!(fairness(&[3.0, 3.0, 3.0]), 1.0);
+        assert_eq!(fairness(&[4.0, 0.0, 0.0, 0.0]), 0.25);
+        assert_eq!((fairness(&[]), fairness(&[0.0])), (0.0, 0.0));
+        let in_turn: Vec<f64> = (1..=100).map(|nth| 1.0 / f64::from(nth)).collect();
+        assert!((fairness(&in_turn) - 0.165).abs() < 0.01);
     }
 }

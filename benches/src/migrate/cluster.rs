@@ -16,16 +16,31 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 /// The attachment key of every disc.
 pub const KEY: &str = "migrate";
-/// No start, stop or move takes longer on a machine that works.
-const DEADLINE: Duration = Duration::from_secs(600);
+/// No move takes longer on a machine that works.
+pub const DEADLINE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// How the tails are set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Tails<'a> {
+    /// A folder for their files.
+    pub scratch: &'a Path,
+    /// Their program.
+    pub program: &'a Path,
+    /// Threads of each that serve.
+    pub shards_count: usize,
+    /// How the pools' files are read and written.
+    pub io: &'a str,
+    /// The folder of each one's pool; in the scratch folder if not given.
+    pub pool_folders: Option<[&'a Path; 2]>,
+}
 
 /// The machines.
 #[derive(Debug)]
@@ -34,10 +49,12 @@ pub struct Cluster {
     tails: [Node; 2],
     brain: Brain,
     discs: BTreeMap<u64, Place>,
+    /// Moves that are neither finished nor called off.
+    moving: Vec<Move>,
     moves_count: u128,
     /// The highest that was granted.
     generation: u64,
-    _net: Net,
+    net: Net,
 }
 
 #[derive(Debug)]
@@ -54,7 +71,7 @@ struct Place {
 }
 
 /// A move that was ordered.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Move {
     id: uuid::Uuid,
     number: u64,
@@ -84,16 +101,16 @@ impl Cluster {
     ///
     /// # Errors
     /// When something does not start; what it printed is in the error.
-    pub fn start(scratch: &Path, program: &Path, shards_count: usize, io: &str) -> Result<Self> {
+    pub fn start(tails: &Tails<'_>) -> Result<Self> {
         let net = Net::new()?;
         net.enter()?;
         let brain = Brain::start(net::BRAIN.parse()?)?;
-        let tail = |nth| Node::start(&net, nth, scratch, program, shards_count, io);
+        let tail = |nth| Node::start(&net, nth, tails);
         let tails = [tail(0)?, tail(1)?];
         for tail in &tails {
             brain.wait_ready(&tail.name).with_context(|| tail.tail.log_tail())?;
         }
-        Ok(Self { tails, brain, discs: BTreeMap::new(), moves_count: 0, generation: 1, _net: net })
+        Ok(Self { tails, brain, discs: BTreeMap::new(), moving: Vec::new(), moves_count: 0, generation: 1, net })
     }
 
     /// Makes a disc at the first tail.
@@ -101,12 +118,25 @@ impl Cluster {
     /// # Errors
     /// When the tail refuses.
     pub fn create(&mut self, number: u64, bytes: u64) -> Result<()> {
+        self.create_at(0, number, bytes)
+    }
+
+    /// Makes a disc at the tail at which another is not.
+    ///
+    /// # Errors
+    /// When there is no such other disc, or the tail refuses.
+    pub fn create_away_from(&mut self, other: u64, number: u64, bytes: u64) -> Result<()> {
+        let place = self.discs.get(&other).context("no such disc")?;
+        self.create_at(1 - place.tail, number, bytes)
+    }
+
+    fn create_at(&mut self, tail: usize, number: u64, bytes: u64) -> Result<()> {
         let attributes = json!({
             "size": bytes, "storage_pool": "moving", "generation": 1, "attachments_version": 1,
             "attachments": [{"head": net::HEAD, "key": KEY}],
         });
-        self.brain.order(&self.tails[0].name, Command::Create(disc(number), object(attributes))).wait()?;
-        self.discs.insert(number, Place { tail: 0, generation: 1, bytes });
+        self.brain.order(&self.tails[tail].name, Command::Create(disc(number), object(attributes))).wait()?;
+        self.discs.insert(number, Place { tail, generation: 1, bytes });
         Ok(())
     }
 
@@ -145,7 +175,9 @@ impl Cluster {
         }
         let order = object(json!({"migration": order}));
         self.brain.order(&from.name, Command::Update(disc(number), order)).wait()?;
-        Ok(Move { id, number, to: 1 - place.tail, generation, begun })
+        let moving = Move { id, number, to: 1 - place.tail, generation, begun };
+        self.moving.push(moving.clone());
+        Ok(moving)
     }
 
     /// True when the disc has its new owner.
@@ -182,6 +214,7 @@ impl Cluster {
         self.brain.order(source, Command::Remove(disc(moving.number), generation)).wait()?;
         let place = self.discs.get_mut(&moving.number).context("no such disc")?;
         (place.tail, place.generation) = (moving.to, moving.generation);
+        self.moving.retain(|other| other != moving);
         Ok(Moved { took, report })
     }
 
@@ -189,13 +222,22 @@ impl Cluster {
     ///
     /// # Errors
     /// When it is too late for that.
-    pub fn cancel_move(&self, moving: &Move) -> Result<()> {
+    pub fn cancel_move(&mut self, moving: &Move) -> Result<()> {
+        self.moving.retain(|other| other != moving);
         let (source, target) = (&self.tails[1 - moving.to].name, &self.tails[moving.to].name);
         let null = object(json!({"migration": null}));
         self.brain.order(source, Command::Update(disc(moving.number), null)).wait()?;
         let aborted = object(json!({"generation": moving.generation, "aborted": moving.id}));
         self.brain.order(target, Command::Remove(disc(moving.number), aborted)).wait()?;
         Ok(())
+    }
+
+    /// Calls off what a question that failed has left, so that the next one can move the same discs.
+    pub fn cancel_all(&mut self) {
+        for moving in std::mem::take(&mut self.moving) {
+            // It may have failed already, and its target may have been told.
+            let _ = self.cancel_move(&moving);
+        }
     }
 
     /// Moves a disc.
@@ -212,26 +254,38 @@ impl Cluster {
     /// # Errors
     /// When there is no such file.
     pub fn allocated_bytes(&self, number: u64) -> Result<u64> {
-        let place = self.discs.get(&number).context("no such disc")?;
-        let file = self.tails[place.tail].tail.data_file(number);
+        let file = self.data_file(number)?;
         let file = fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
         // Blocks that are not written back yet are not counted by every file system.
         file.sync_all()?;
         Ok(file.metadata()?.blocks() * 512)
     }
 
-    /// Bytes that the tail which has a disc has sent on the storage LAN so far.
+    /// Bytes that the target of a move has received on the storage LAN so far.
     ///
     /// # Errors
     /// When its process is gone.
-    pub fn sent_bytes(&self, number: u64) -> Result<u64> {
-        let place = self.discs.get(&number).context("no such disc")?;
-        let path = format!("/proc/{}/net/dev", self.tails[place.tail].tail.pid()?);
+    pub fn received_bytes(&self, moving: &Move) -> Result<u64> {
+        let path = format!("/proc/{}/net/dev", self.tails[moving.to].tail.pid()?);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let line = text.lines().find_map(|line| line.trim().strip_prefix(net::INTERFACE)?.strip_prefix(':'));
-        // Eight columns of what was received come first (proc_net(5)).
-        let sent = line.and_then(|line| line.split_ascii_whitespace().nth(8)).context("no such interface")?;
-        Ok(sent.parse()?)
+        // It is the first column (proc_net(5)).
+        let received = line.and_then(|line| line.split_ascii_whitespace().next()).context("no such interface")?;
+        Ok(received.parse()?)
+    }
+
+    /// The file of a disc where it is now.
+    ///
+    /// # Errors
+    /// When there is no such disc.
+    pub fn data_file(&self, number: u64) -> Result<PathBuf> {
+        let place = self.discs.get(&number).context("no such disc")?;
+        Ok(self.tails[place.tail].tail.data_file(number))
+    }
+
+    /// The network that the tails are in.
+    pub fn net(&self) -> &Net {
+        &self.net
     }
 
     fn report(&self, tail: usize, number: u64) -> Attributes {
@@ -258,23 +312,23 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(net: &Net, nth: usize, scratch: &Path, program: &Path, shards_count: usize, io: &str) -> Result<Self> {
+    fn start(net: &Net, nth: usize, tails: &Tails<'_>) -> Result<Self> {
         let name = format!("tail{}", nth + 1);
         let setup = Setup {
-            program,
+            program: tails.program,
             exec_words: net.exec_words(nth).map(str::to_owned).to_vec(),
             name: &name,
             brain: net::BRAIN,
             prefix: net::PREFIX,
             interface: net::INTERFACE,
             address: net::tail_address(nth),
-            shards_count,
+            shards_count: tails.shards_count,
             pool: "moving",
-            pool_folder: None,
-            io,
+            pool_folder: tails.pool_folders.map(|folders| folders[nth]),
+            io: tails.io,
             takes_moves: true,
         };
-        let mut tail = Tail::new(scratch, &setup)?;
+        let mut tail = Tail::new(tails.scratch, &setup)?;
         tail.start()?;
         Ok(Self { name: name.parse()?, tail })
     }

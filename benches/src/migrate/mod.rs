@@ -7,17 +7,35 @@
 //! ```
 //!
 //! A [`guest`] writes all the time and knows for each block what may be there; after the last move every block is read
-//! back. It reconnects as qemu does, so the pause that it sees is a guest's.
+//! back. It reconnects as qemu does, so the pause that it sees is a guest's. [`watch`] sees a move from outside.
+//!
+//! Each kind of questions is a file of its own, [`run`] asks them in turn, and [`page`] makes the report of the answers.
+//!
+//! * [`pauses`], [`limited`], [`many`]: what moves cost those who write meanwhile.
+//! * [`verify`], [`filesystems`]: whether a byte is wrong, or a hole filled.
+//! * [`machine`]: what a booted machine notices.
+//! * [`compare`]: how fast other [`ways`] are.
 //!
 //! Everything is in network namespaces of the measurement's own, and gone at the end.
 //!
-//! Deliberately absent: a network slower than loopback, and qemu itself (`lab/tests` has that).
+//! Deliberately absent: a network slower than loopback.
 
 mod cluster;
+mod compare;
+mod filesystems;
 mod guest;
+mod limited;
+mod machine;
+mod many;
 mod net;
+pub mod page;
+mod pauses;
+mod qmp;
 mod record;
 mod run;
+mod verify;
+mod watch;
+mod ways;
 
 pub use record::Moves;
-pub use run::{Config, run};
+pub use run::{Config, question_names, run};

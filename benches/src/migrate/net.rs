@@ -6,7 +6,12 @@ use crate::{
 };
 use anyhow::Result;
 use spine::{address::StoragePrefix, id::DiscNumber};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The storage interface of each tail.
 pub const INTERFACE: &str = "storage0";
@@ -30,7 +35,10 @@ impl Net {
     /// # Errors
     /// When `ip` fails, as it does without root.
     pub fn new() -> Result<Self> {
-        let net = Self { head: leftovers::name("head"), tails: ["tail1", "tail2"].map(leftovers::name) };
+        // A measurement may have more than one.
+        let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = |what: &str| leftovers::name(&format!("{what}-{nth}"));
+        let net = Self { head: name("head"), tails: ["tail1", "tail2"].map(name) };
         let head = net.head.as_str();
         for name in net.names() {
             namespace::make(name)?;

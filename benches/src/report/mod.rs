@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: any average over runs; each stands with its machine, commit and settings.
 
+pub mod lines;
 pub mod plot;
 pub mod table;
 
@@ -89,14 +90,16 @@ pub fn summary(run: &Run) -> String {
 }
 
 /// A page as it grows, and where its plots go.
-struct Page {
-    text: String,
+pub(crate) struct Page {
+    /// In Markdown.
+    pub(crate) text: String,
     folder: PathBuf,
     stem: String,
 }
 
 impl Page {
-    fn new(out: &Path) -> Result<Self> {
+    /// An empty one, which will be written to `out`.
+    pub(crate) fn new(out: &Path) -> Result<Self> {
         let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self { text: String::new(), folder: folder.to_owned(), stem: stem(out) })
@@ -144,7 +147,8 @@ impl Page {
         self.plot(name, "Memory by number of discs", &svg)
     }
 
-    fn plot(&mut self, name: &str, title: &str, svg: &str) -> Result<()> {
+    /// Writes a plot beside the page, and shows it there.
+    pub(crate) fn plot(&mut self, name: &str, title: &str, svg: &str) -> Result<()> {
         let file = format!("{}-{name}.svg", self.stem);
         let path = self.folder.join(&file);
         fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
@@ -216,7 +220,7 @@ fn note(run: &Run, kind: Kind) -> String {
 }
 
 /// The machine and the code in a line.
-fn place(machine: &Machine) -> String {
+pub(crate) fn place(machine: &Machine) -> String {
     let modified = if machine.modified { " with changes" } else { "" };
     format!(
         "{} UTC, commit {}{modified}, Linux {}, {} × {}, {} MiB, {}",
@@ -230,7 +234,8 @@ fn place(machine: &Machine) -> String {
     )
 }
 
-fn machine(machine: &Machine) -> String {
+/// The same in a list.
+pub(crate) fn machine(machine: &Machine) -> String {
     let modified = if machine.modified { " with changes" } else { "" };
     let kind = if machine.virtual_machine { ", a virtual machine" } else { "" };
     format!(

@@ -80,7 +80,7 @@ const PANEL_PIXELS: (u32, u32) = (300, 190);
 const PANELS_IN_A_ROW: usize = 3;
 const TITLE_PIXELS: u32 = 34;
 /// Told apart by colour-blind people too (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+pub(super) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -184,7 +184,7 @@ impl Bar {
 }
 
 /// Lines of a note that fit into so many pixels: letters of this size are at most five wide on average.
-fn wrapped(note: &str, width_pixels: u32) -> Vec<String> {
+pub(super) fn wrapped(note: &str, width_pixels: u32) -> Vec<String> {
     let letters_max = (width_pixels / 5) as usize;
     let mut lines: Vec<String> = Vec::new();
     for sentence in note.lines() {
@@ -204,11 +204,11 @@ fn wrapped(note: &str, width_pixels: u32) -> Vec<String> {
     lines
 }
 
-fn note_pixels(lines: &[String]) -> u32 {
+pub(super) fn note_pixels(lines: &[String]) -> u32 {
     NOTE_LINE_PIXELS * lines.len() as u32 + NOTE_LINE_PIXELS / 2
 }
 
-fn write_note(area: &Area<'_>, lines: &[String]) -> Result<()> {
+pub(super) fn write_note(area: &Area<'_>, lines: &[String]) -> Result<()> {
     for (index, line) in lines.iter().enumerate() {
         let place = (8, NOTE_LINE_PIXELS as i32 * index as i32);
         area.draw(&Text::new(line.clone(), place, ("sans-serif", NOTE_PIXELS))).map_err(undrawn)?;
@@ -254,12 +254,12 @@ pub fn curve(title: &str, x_name: &str, y_name: &str, points: &[(f64, f64)], not
     Ok(svg)
 }
 
-fn undrawn(error: impl std::fmt::Display) -> anyhow::Error {
+pub(super) fn undrawn(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw the plot: {error}")
 }
 
 /// A number in few letters: 1.2, 12, 123, 1.2k, 12k.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     let (value, unit) = if value >= 1e6 {
         (value / 1e6, "M")
     } else if value >= 1e3 {
