@@ -55,6 +55,8 @@ pub mod migration;
 #[forbid(unsafe_code)]
 pub mod nbd;
 #[forbid(unsafe_code)]
+mod offload;
+#[forbid(unsafe_code)]
 pub mod pool;
 pub mod ring;
 #[forbid(unsafe_code)]

@@ -95,6 +95,24 @@ impl Addresses {
         Ok(Self { wishes, troubles })
     }
 
+    /// Without an interface: the addresses that are up are in `up` while somebody does the work that is returned.
+    #[cfg(test)]
+    pub(crate) fn without_interface(up: Arc<Mutex<BTreeSet<Ipv6Addr>>>) -> (Self, impl Future<Output = ()>) {
+        let (wishes, mut receiver) = mpsc::channel(WISHES_MAX);
+        let work = async move {
+            while let Some(wish) = receiver.recv().await {
+                let mut up = up.lock().unwrap_or_else(PoisonError::into_inner);
+                match wish {
+                    Wish::Add(address, done) => drop((up.insert(address), done.send(()))),
+                    Wish::Remove(address, done) => drop((up.remove(&address), done.send(()))),
+                    Wish::Hush(_, done) => drop(done.send(())),
+                    Wish::Announce(_) => {}
+                }
+            }
+        };
+        (Self { wishes, troubles: Arc::default() }, work)
+    }
+
     /// Wants an address up; returns when it is.
     pub async fn add(&self, address: Ipv6Addr) {
         self.wish(|done| Wish::Add(address, done)).await;

@@ -11,8 +11,11 @@
 //! * A job ends: it is cancelled between two pieces, and whoever cancels can wait for the end.
 //! * At most [`JOBS_MAX`] run at a time. The others wait, one a disc at most, and end at once when they are cancelled.
 //!
+//! [`data`]: a data file for the jobs that move discs; [`import`]: images.
+//!
 //! Deliberately absent: what a finished import means for the disc; see [`crate::store`].
 
+pub(crate) mod data;
 pub mod import;
 
 use import::{Import, ImportError};
@@ -109,6 +112,15 @@ impl Jobs {
         Ok(Self { running: Mutex::new(Some(Thread { sender, handle })), stopping })
     }
 
+    /// Without a thread: whoever has the second value does the jobs, and the third asks them to end.
+    #[cfg(test)]
+    pub(crate) fn without_thread() -> io::Result<(Self, impl Future<Output = ()>, Cancel)> {
+        let (sender, receiver) = mpsc::channel(LETTERS_MAX);
+        let (stopping, handle) = (Cancel::default(), thread::Builder::new().spawn(|| ())?);
+        let jobs = Self { running: Mutex::new(Some(Thread { sender, handle })), stopping: stopping.clone() };
+        Ok((jobs, run(receiver, stopping.clone(), JOBS_MAX), stopping))
+    }
+
     /// Hands in an import.
     pub async fn import(&self, import: Import, cancel: Cancel) -> Job {
         let (progress, progress_receiver) = watch::channel(0);
@@ -161,6 +173,7 @@ async fn work(letter: Letter, slots: Arc<Semaphore>, stopping: Cancel) {
         Letter::Task(task) => return task(stopping).await,
     };
     let slot = tokio::select! {
+        biased;
         slot = slots.acquire() => slot.ok(),
         () = cancel.asked() => None,
         () = stopping.asked() => None,

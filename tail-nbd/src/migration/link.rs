@@ -60,7 +60,7 @@ pub enum LinkError {
     Wire(#[from] WireError),
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A connection.
@@ -86,6 +86,10 @@ impl Network {
             message: format!("{} at {} cannot be reached: {why}", order.target, order.address),
         };
         let connecting = async {
+            #[cfg(test)]
+            if crate::sim::stage::is_set() {
+                return Ok(Link::new(crate::sim::stage::dial(self.own_address, order.address).await?, None));
+            }
             let socket = match order.address {
                 SocketAddr::V6(_) => TcpSocket::new_v6()?,
                 SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -135,7 +139,7 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
 }
 
 impl Link {
-    fn new(stream: impl Stream + 'static, certificate: Option<CertificateDer<'static>>) -> Self {
+    pub(crate) fn new(stream: impl Stream + 'static, certificate: Option<CertificateDer<'static>>) -> Self {
         Self { stream: Box::new(stream), certificate, input: Vec::new(), taken: 0, output: Vec::new(), sent: 0 }
     }
 

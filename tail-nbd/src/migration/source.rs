@@ -10,7 +10,7 @@ use super::link::Link;
 use super::pace::Pace;
 use super::wire::{Control, CopyId, DATA_BYTES_MAX, Hello, Message, VERSION, Welcome};
 use crate::geometry::{ByteRange, DiscSize};
-use crate::jobs::import::next_extent;
+use crate::jobs::{data::Data, import::next_extent};
 use crate::limits::WINDOW_BYTES;
 use crate::ring::uring::Window;
 use crate::shard::Shards;
@@ -21,7 +21,6 @@ use spine::resource::migration::MigrationErrorKind;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use tokio_uring::buf::BoundedBuf as _;
 
 /// What is taken from the map of written blocks at once, in bytes.
 const TAKE_BYTES: u64 = 8 << 20;
@@ -39,14 +38,14 @@ pub struct Copier {
     number: DiscNumber,
     size: DiscSize,
     file: File,
-    data: tokio_uring::fs::File,
+    data: Data,
     buffer: Vec<u8>,
     credit_bytes: u64,
     copied_bytes: u64,
     copy: CopyId,
     ledger: Ledger,
     window: Option<Window>,
-    opened: std::time::Instant,
+    opened: tokio::time::Instant,
 }
 
 impl Copier {
@@ -59,21 +58,21 @@ impl Copier {
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
         let welcome = introduce(&mut link, hello).await?;
-        let data = file.try_clone().map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
+        let data = Data::of(&file).map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
         Ok(Self {
             link,
             pace,
             number,
             size,
             file,
-            data: tokio_uring::fs::File::from_std(data),
+            data,
             buffer: vec![0; DATA_BYTES_MAX],
             credit_bytes: welcome.credit_bytes,
             copied_bytes: 0,
             copy: welcome.copy,
             ledger: Ledger::new(size),
             window: None,
-            opened: std::time::Instant::now(),
+            opened: tokio::time::Instant::now(),
         })
     }
 
@@ -241,8 +240,8 @@ impl Copier {
         // It is lost when this is dropped while the kernel has it.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(DATA_BYTES_MAX, 0);
-        let (read, slice) = self.data.read_at(buffer.slice(..length as usize), at).await;
-        self.buffer = slice.into_inner();
+        let (read, buffer) = self.data.read(at, buffer, length as usize).await;
+        self.buffer = buffer;
         let read = read.map_err(|error| self.unreadable(at, error))?;
         if read == 0 {
             return Err(self.unreadable(at, io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")));

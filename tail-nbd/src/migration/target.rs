@@ -2,6 +2,7 @@
 
 use super::Ended;
 use crate::geometry::{ByteRange, DiscSize};
+use crate::jobs::data::Data;
 use crate::store::refusal::is_full;
 use rustix::fs::{Advice, fadvise};
 use spine::resource::migration::MigrationErrorKind;
@@ -20,7 +21,7 @@ const CACHED_BYTES_MAX: u64 = 256 << 20;
 /// Takes a disc in.
 pub struct Receiver {
     file: File,
-    data: tokio_uring::fs::File,
+    data: Data,
     size: DiscSize,
     uncredited_bytes: u64,
     cached_bytes: u64,
@@ -37,7 +38,7 @@ impl Receiver {
     pub fn new(file: File, size_bytes: u64) -> Result<Self, Ended> {
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
-        let data = tokio_uring::fs::File::from_std(file.try_clone().map_err(|error| unwritable(0, &error))?);
+        let data = Data::of(&file).map_err(|error| unwritable(0, &error))?;
         Ok(Self {
             file,
             data,
@@ -60,8 +61,7 @@ impl Receiver {
     /// # Errors
     /// When there is not.
     pub async fn make_room(&mut self, range: ByteRange) -> Result<(), Ended> {
-        let mode = libc::FALLOC_FL_KEEP_SIZE;
-        match self.data.fallocate(range.offset(), range.length(), mode).await {
+        match self.data.reserve(range.offset(), range.length()).await {
             Err(error) if is_full(&error) => {
                 self.lacking = Some(range);
                 Err(unwritable(range.offset(), &error))
@@ -88,8 +88,7 @@ impl Receiver {
     pub async fn write(&mut self, offset: u64, bytes: Vec<u8>) -> Result<Option<u64>, Ended> {
         let length = bytes.len() as u64;
         let range = self.check(offset, length)?;
-        let (written, _) = self.data.write_all_at(bytes, offset).await;
-        written.map_err(|error| {
+        self.data.write_all(offset, bytes).await.map_err(|error| {
             self.lacking = is_full(&error).then_some(range);
             unwritable(offset, &error)
         })?;
@@ -109,8 +108,7 @@ impl Receiver {
     /// When it is outside the disc, or cannot be done.
     pub async fn punch(&mut self, offset: u64, length: u64) -> Result<(), Ended> {
         self.check(offset, length)?;
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        self.data.fallocate(offset, length, mode).await.map_err(|error| unwritable(offset, &error))
+        self.data.punch(offset, length).await.map_err(|error| unwritable(offset, &error))
     }
 
     /// Makes everything durable, and drops from the page cache what no client here has asked for.
@@ -118,7 +116,7 @@ impl Receiver {
     /// # Errors
     /// When it fails: what was received cannot be trusted then.
     pub async fn sync(&mut self) -> Result<(), Ended> {
-        self.data.sync_data().await.map_err(|error| {
+        self.data.sync().await.map_err(|error| {
             self.is_spoilt = true;
             unwritable(0, &error)
         })?;

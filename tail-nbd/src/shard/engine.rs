@@ -6,11 +6,15 @@
 use super::handle::{Patience, ShardEvent};
 use super::owner::{Shard, Work};
 use crate::buffer::Pool;
+#[cfg(test)]
+use crate::disc::State;
 use crate::mailbox::Letter;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::pipe::Pipes;
 use crate::time::Instant;
 use crate::tls::Front;
+#[cfg(test)]
+use spine::id::DiscNumber;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use tokio::sync::mpsc;
@@ -145,6 +149,13 @@ impl Engine {
             batches_count: shard.batches.len(),
             buffers_count: shard.pool.taken_count(),
         }
+    }
+
+    /// True when clients of this disc may be answered.
+    #[cfg(test)]
+    pub(crate) fn answers(&self, number: DiscNumber) -> bool {
+        let disc = self.shard.numbers.get(&number).and_then(|token| self.shard.discs.get(*token));
+        disc.is_some_and(|disc| matches!(disc.state, State::Serving | State::Freezing { .. } | State::Resizing { .. }))
     }
 
     /// Confines a panic to the disc that was being worked on.

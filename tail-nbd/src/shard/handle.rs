@@ -304,6 +304,14 @@ impl Shards {
         Ok((Self { shards, features, memory }, receiver))
     }
 
+    /// One shard without a thread: whoever has the mailbox does its work.
+    #[cfg(test)]
+    pub(crate) fn without_thread() -> io::Result<(Self, mailbox::MailboxReceiver)> {
+        let (mailbox, receiver) = mailbox::mailbox()?;
+        let shards = vec![Running { mailbox, thread: std::thread::Builder::new().spawn(|| ())? }];
+        Ok((Self { shards, features: String::new(), memory: Memory::default_for(1) }, receiver))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.shards.len()

@@ -2,7 +2,7 @@
 
 use super::chance::Chance;
 use super::history::{Content, History, Tick};
-use super::network::{Link, LinkId};
+use super::network::{Link, LinkId, take};
 use crate::nbd::client::{self as nbd, Reply};
 use crate::nbd::request::Header;
 use crate::nbd::wire::{
@@ -166,7 +166,8 @@ impl Client {
             return Ok(());
         }
         let count = scene.chance.portion(scene.link.to_client.len());
-        let bytes: Vec<u8> = scene.link.to_client.drain(..count).collect();
+        let mut bytes = vec![0; count];
+        take(&mut scene.link.to_client, &mut bytes);
         let mut replies = Vec::new();
         self.nbd.handle_bytes(&bytes, &mut replies).map_err(|fault| format!("a broken reply: {fault:?}"))?;
         for reply in replies {

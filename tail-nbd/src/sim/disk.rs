@@ -4,6 +4,7 @@ use super::chance::Chance;
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 /// What a disk writes as a whole, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -13,6 +14,8 @@ const SECTOR_BYTES: usize = 512;
 #[derive(Debug)]
 pub(super) struct Disk {
     cache: File,
+    /// Where it is, when it has a name.
+    path: Option<PathBuf>,
     durable: Vec<u8>,
     unsynced: Vec<bool>,
     /// It can make holes, and zeroes.
@@ -28,7 +31,24 @@ impl Disk {
     pub(super) fn new(size: u64, can_punch: bool) -> Self {
         let durable = vec![0; size as usize];
         let unsynced = vec![false; durable.len().div_ceil(SECTOR_BYTES)];
-        Self { cache: cache_of(&durable), durable, unsynced, can_punch, failures_count: 0, lost_syncs_count: 0 }
+        Self {
+            cache: cache_of(&durable),
+            path: None,
+            durable,
+            unsynced,
+            can_punch,
+            failures_count: 0,
+            lost_syncs_count: 0,
+        }
+    }
+
+    /// The disk of a file in a filesystem in memory: what is in it is durable.
+    pub(super) fn of(path: &Path) -> Self {
+        let durable = std::fs::read(path).expect("it is there");
+        let unsynced = vec![false; durable.len().div_ceil(SECTOR_BYTES)];
+        let cache = open(path);
+        let path = Some(path.to_owned());
+        Self { cache, path, durable, unsynced, can_punch: true, failures_count: 0, lost_syncs_count: 0 }
     }
 
     /// The file, for whoever opens it.
@@ -110,7 +130,10 @@ impl Disk {
             }
         }
         self.unsynced.fill(false);
-        self.cache = cache_of(&self.durable);
+        self.cache = match &self.path {
+            Some(path) => refill(open(path), &self.durable),
+            None => cache_of(&self.durable),
+        };
         self.durable.clone()
     }
 
@@ -125,7 +148,16 @@ impl Disk {
 }
 
 fn cache_of(content: &[u8]) -> File {
-    let cache = File::from(memfd_create("disc", MemfdFlags::CLOEXEC).expect("a file in memory"));
+    refill(File::from(memfd_create("disc", MemfdFlags::CLOEXEC).expect("a file in memory")), content)
+}
+
+fn open(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).expect("it is there")
+}
+
+/// Gives a file this content, with holes where it is zeroes.
+fn refill(cache: File, content: &[u8]) -> File {
+    cache.set_len(0).expect("memory");
     cache.set_len(content.len() as u64).expect("memory");
     for (page, bytes) in content.chunks(4096).enumerate() {
         if bytes.iter().any(|byte| *byte != 0) {

@@ -35,8 +35,11 @@ mod chance;
 mod client;
 mod disk;
 mod history;
+mod lan;
+mod moves;
 mod network;
 mod ring;
+pub(crate) mod stage;
 #[cfg(test)]
 mod tests;
 mod world;

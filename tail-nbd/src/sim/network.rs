@@ -159,9 +159,7 @@ impl Link {
         if self.arrived_count > 0 {
             let count = into.len().min(self.arrived_count);
             self.arrived_count -= count;
-            for (place, byte) in into.iter_mut().zip(self.to_server.drain(..count)) {
-                *place = byte;
-            }
+            take(&mut self.to_server, &mut into[..count]);
             return Some(Ok(count as u32));
         }
         (self.shut || (self.finished && self.to_server.is_empty())).then_some(Ok(0))
@@ -192,6 +190,16 @@ impl Link {
         }
         Some(Ok((self.to_client.len() - before) as u32))
     }
+}
+
+/// Takes as many bytes as there is room for.
+pub(super) fn take(from: &mut VecDeque<u8>, into: &mut [u8]) {
+    let (left, right) = from.as_slices();
+    let cut = left.len().min(into.len());
+    let (first, second) = into.split_at_mut(cut);
+    first.copy_from_slice(&left[..cut]);
+    second.copy_from_slice(&right[..second.len()]);
+    from.drain(..into.len());
 }
 
 /// True when our side was shut down. It is asked of the kernel; as nothing is ever sent, there is nothing to wait for.

@@ -11,7 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Few buffers, so that there is a shortage of each size.
-fn pools() -> Pools {
+pub(super) fn pools() -> Pools {
     let classes = [(8 << 10, 12), (64 << 10, 3), (256 << 10, 2), (PIECE_BYTES, 2), (PAYLOAD_BYTES_MAX as usize, 1)];
     Pools { data: Pool::new(&classes), receive: Pool::new(&[(RECEIVE_BYTES, 4)]) }
 }
@@ -51,7 +51,7 @@ fn plan(seed: u64) -> Plan {
     }
 }
 
-fn number_of(name: &str) -> Option<u64> {
+pub(super) fn number_of(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }

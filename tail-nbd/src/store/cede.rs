@@ -17,8 +17,8 @@ use crate::{
     sidecar::{Owner, Record, slots::encode_slot},
 };
 use spine::resource::migration::{MigrationErrorKind, MigrationPhase, PAUSE_MS_MAX};
-use std::time::{Duration, Instant};
-use tokio::sync::OwnedMutexGuard;
+use std::time::Duration;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use uuid::Uuid;
 
 /// How long the source waits for the target to serve before it closes its clients all the same (safety rule 18).
@@ -99,6 +99,7 @@ impl Move {
             self.store.publish(&self.disc, &held);
             drop(held);
             tokio::select! {
+                biased;
                 () = self.commit_until_heard(attempt) => {}
                 () = stopping.asked() => {}
             }
@@ -155,6 +156,7 @@ impl Move {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(RECORD_PAUSE) => {}
                 () = stopping.asked() => return None,
             }

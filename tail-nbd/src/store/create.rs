@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     jobs::import::Image,
+    offload::offload,
     pool::Pool,
     sidecar::{Record, Sidecar, SidecarError, record::SECTOR_BYTES},
 };
@@ -45,14 +46,11 @@ impl Store {
             None => None,
         };
         let address = record.address;
-        let made = tokio::task::spawn_blocking(move || -> Result<_, Refusal> {
+        let made = offload(move || -> Result<_, Refusal> {
             let image = check_space(&pool, &record, image)?;
             Ok((make_files(&pool, &record)?, image))
         });
-        let (sidecar, image) = match made.await {
-            Ok(made) => made?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
+        let (sidecar, image) = made.await?;
         let phase = Phase::Failed("it is being made".to_owned());
         let disc = Arc::new(Disc::new(Held { sidecar, data: None, phase, panics_count: 0 }));
         self.open_new(&disc, image).await?;
@@ -79,9 +77,8 @@ impl Store {
         };
         if let Err(refusal) = opened {
             let (pool, number) = (self.pool_of(&held).clone(), disc.name.number);
-            let deleted = tokio::task::spawn_blocking(move || pool.delete(number)).await;
-            if !matches!(deleted, Ok(Ok(()))) {
-                tracing::error!(disc = %disc.name, "the files of a disc that could not be made are left over");
+            if let Err(error) = offload(move || pool.delete(number)).await {
+                tracing::error!(disc = %disc.name, %error, "the files of a disc that could not be made are left over");
             }
             return Err(refusal);
         }

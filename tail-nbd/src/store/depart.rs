@@ -98,6 +98,7 @@ impl Store {
             };
             // Behind the fence it does not end before the target is heard.
             tokio::select! {
+                biased;
                 () = over => {}
                 () = tokio::time::sleep(CANCEL_PATIENCE) => {}
             }
@@ -126,6 +127,7 @@ impl Store {
         let task = move |stopping: Cancel| -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
             Box::pin(async move {
                 tokio::select! {
+                    biased;
                     () = job.commit_until_heard(attempt) => {}
                     () = stopping.asked() => {}
                 }

@@ -27,10 +27,8 @@ use crate::{
     },
 };
 use spine::resource::migration::{MigrationError, MigrationErrorKind, MigrationOrder, MigrationPhase};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// How long a braked disc is let go, or held, at a time; eight of these are one round.
 const BRAKE_STEP: Duration = Duration::from_millis(10);
@@ -165,6 +163,7 @@ impl Move {
         work: impl Future<Output = Result<T, Ended>>,
     ) -> Result<T, Ended> {
         tokio::select! {
+            biased;
             outcome = work => outcome,
             () = self.cancel.asked() => Err(Ended::new(MigrationErrorKind::Cancelled, "it was cancelled")),
             () = stopping.asked() => Err(Ended::new(MigrationErrorKind::Stopped, "the source is stopping")),
@@ -199,6 +198,7 @@ impl Move {
             0 => sending.await.map(drop)?,
             eighths => {
                 let braked = tokio::select! {
+                    biased;
                     sent = sending => sent.map(drop),
                     ended = self.brake(eighths) => Err(ended),
                 };

@@ -59,6 +59,7 @@ use crate::{
     describe::describe,
     jobs::Jobs,
     migration::link::Network,
+    offload::offload,
     pool::Pool,
     shard::{ShardError, ShardEvent, Shards},
     sidecar::SidecarError,
@@ -309,6 +310,12 @@ impl Store {
         tasks.spawn(task);
     }
 
+    /// Forgets what is under way, as the end of the process would.
+    #[cfg(test)]
+    pub(crate) fn abandon(&self) {
+        lock(&self.tasks).abort_all();
+    }
+
     async fn latch_sync_failure(&self, number: DiscNumber, errno: i32) {
         let Some((disc, held)) = self.lock_disc(number).await else { return };
         if matches!(held.phase, Phase::Importing(_) | Phase::Moved | Phase::Gone) {
@@ -414,14 +421,11 @@ async fn blocking<R: Send + 'static>(
     mut held: OwnedMutexGuard<Held>,
     work: impl FnOnce(&mut Held) -> R + Send + 'static,
 ) -> (OwnedMutexGuard<Held>, R) {
-    let task = tokio::task::spawn_blocking(move || {
+    offload(move || {
         let result = work(&mut held);
         (held, result)
-    });
-    match task.await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    })
+    .await
 }
 
 /// The store's short locks guard plain values that are whole at every moment, so a panic elsewhere

@@ -19,6 +19,7 @@ use crate::{
         target::{CREDIT_BYTES, Receiver},
         wire::{Control, Hello, Message, VERSION, Welcome},
     },
+    offload::offload,
     sidecar::{Owner, Record},
 };
 use spine::{
@@ -66,6 +67,7 @@ impl Store {
             let task = move |stopping: Cancel| -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
                 Box::pin(async move {
                     tokio::select! {
+                        biased;
                         () = store.serve_peer(stream, peer.ip().to_canonical(), network) => {}
                         () = stopping.asked() => {}
                     }
@@ -87,12 +89,12 @@ impl Store {
         }
         let pool = self.parts.pools.get(&record.pool).ok_or_else(|| Refusal::NoSuchPool(record.pool.clone()))?.clone();
         let generation = record.generation;
-        let made = tokio::task::spawn_blocking(move || {
+        let made = offload(move || {
             let failed = |source| Refusal::Io { name: record.name(), what: "ask how full its pool is", source };
             check_size_in(&record, pool.space().map_err(failed)?.size_bytes)?;
             make_files(&pool, &record)
         });
-        let sidecar = made.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let sidecar = made.await?;
         let held = Held { sidecar, data: None, phase: Phase::Receiving, panics_count: 0 };
         let disc = Arc::new(Disc::new(held));
         self.insert(disc.clone());
@@ -129,10 +131,14 @@ impl Store {
 
     async fn serve_peer(self: &Arc<Self>, stream: std::net::TcpStream, peer: IpAddr, network: Network) {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
-        let mut link = match network.accept(stream).await {
-            Ok(link) => link,
-            Err(error) => return tracing::debug!(%peer, %error, "a connection that is no tail's"),
-        };
+        match network.accept(stream).await {
+            Ok(link) => self.serve_link(link, peer).await,
+            Err(error) => tracing::debug!(%peer, %error, "a connection that is no tail's"),
+        }
+    }
+
+    /// Serves a connection from `peer` until it ends.
+    pub(crate) async fn serve_link(self: &Arc<Self>, mut link: Link, peer: IpAddr) {
         let hello = match tokio::time::timeout(HELLO_DEADLINE, link.receive()).await {
             Ok(Ok(Message::Control(Control::Hello(hello)))) => hello,
             // Strangers and scanners: nothing here has changed, and nobody is answered.
@@ -256,10 +262,11 @@ impl Session<'_> {
         loop {
             // A message that has come is worked on to its end: a hand-over must not be dropped half-way.
             let message = tokio::select! {
-                message = self.link.receive() => message?,
+                biased;
                 () = turn.over() => {
                     return Err(Ended::new(MigrationErrorKind::Refused, "a newer connection about this disc has come"));
                 }
+                message = self.link.receive() => message?,
             };
             match message {
                 Message::Data { offset, bytes } if self.target.takes_data() => {

@@ -5,7 +5,7 @@ use super::{
     disc::{Disc, Held, Phase},
     refusal::Refusal,
 };
-use crate::{describe::describe, shard::ShardError, sidecar::Owner};
+use crate::{describe::describe, offload::offload, shard::ShardError, sidecar::Owner};
 use spine::id::{DiscName, Generation, MigrationId};
 use std::sync::Arc;
 
@@ -82,8 +82,7 @@ impl Store {
         // The last descriptor of ours: the space is free when the name is gone.
         held.data = None;
         let (pool, number) = (self.pool_of(&held).clone(), name.number);
-        let deleted = tokio::task::spawn_blocking(move || pool.delete(number)).await;
-        if let Err(source) = deleted.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        if let Err(source) = offload(move || pool.delete(number)).await {
             held.phase = Phase::Failed(format!("its deletion did not finish: {source}"));
             self.publish(&disc, &held);
             return Err(Refusal::Io { name: name.clone(), what: "delete its files", source });

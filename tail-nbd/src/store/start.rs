@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     describe::describe,
+    offload::offload,
     pool::{Found, Pool, PoolError},
     shard::{OpenDisc, configure_listener},
     sidecar::{Owner, Sidecar},
@@ -32,8 +33,9 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// How long a predecessor's last writes may hold a disc's lock, and its last accept the disc's port. A
 /// write that takes longer hangs in the kernel, and then the disc must not be served.
@@ -168,6 +170,10 @@ impl Store {
     async fn start_disc(self: &Arc<Self>, disc: &Arc<Disc>) {
         let Some(held) = disc.held.clone() else { return };
         let mut held = held.lock_owned().await;
+        // It was ordered to be deleted before its turn came: what has its name by now is another one.
+        if held.record().owner == Owner::Removed {
+            return;
+        }
         let started = match self.take_data(&held).await {
             Ok(data) => self.put_to_work(disc, &mut held, data).await,
             Err(refusal) => Err(refusal),
@@ -188,7 +194,9 @@ impl Store {
     ) -> Result<(), Refusal> {
         held.data = Some(data);
         match held.record().owner.clone() {
-            Owner::Owner | Owner::Removed => {}
+            Owner::Owner => {}
+            Owner::Removed => return Ok(()),
+
             Owner::Incoming(order) | Owner::Prepared(order, _) => {
                 held.phase = Phase::Receiving;
                 disc.set_moving(moving_of(&order, held.record().generation));
@@ -231,8 +239,7 @@ impl Store {
             move |source| Refusal::Io { name, what, source }
         };
         let opening = path.clone();
-        let opened = tokio::task::spawn_blocking(move || open_data(&opening)).await;
-        let data = opened.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed("open its data"))?;
+        let data = offload(move || open_data(&opening)).await.map_err(failed("open its data"))?;
         lock_data(&data).await.map_err(failed("get the lock of its data"))?;
         let length_bytes = data.metadata().map_err(failed("look at its data"))?.len();
         if length_bytes < size_bytes {
@@ -310,6 +317,10 @@ async fn listen_soon(address: Ipv6Addr) -> io::Result<TcpListener> {
 
 /// Listens on an address that need not be up yet (IPV6_FREEBIND, ipv6(7); safety rule 12).
 fn listen(address: Ipv6Addr) -> io::Result<TcpListener> {
+    #[cfg(test)]
+    if crate::sim::stage::is_set() {
+        return TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0));
+    }
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(true)?;
     socket.set_reuse_address(true)?;
