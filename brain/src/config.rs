@@ -121,11 +121,20 @@ pub struct LimitsConfig {
     pub window_s: u64,
     /// Discs that move between tails at the same time, in the whole cluster.
     pub disc_moves_max: u32,
+    /// How fast each of them may be, in 10⁶ bytes a second; 0: as fast as it goes. Pools and orders may say less.
+    pub disc_move_mb_per_s: u32,
+}
+
+impl LimitsConfig {
+    /// The limit of a disc's move; none: there is none.
+    pub fn disc_move_limit(&self) -> Option<i32> {
+        (self.disc_move_mb_per_s > 0).then(|| i32::try_from(self.disc_move_mb_per_s).unwrap_or(i32::MAX))
+    }
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { vm_starts_max: 120, vm_stops_max: 120, window_s: 60, disc_moves_max: 16 }
+        Self { vm_starts_max: 120, vm_stops_max: 120, window_s: 60, disc_moves_max: 16, disc_move_mb_per_s: 0 }
     }
 }
 

@@ -144,9 +144,16 @@ fn scrubbed(mut job: Value) -> Value {
 async fn r012_r120_r130_a_disc_moves_while_its_machine_runs() {
     let Some(server) = common::Server::start().await else { return };
     let lab = Lab::start(&server, |_| {}).await;
-    let ordered = lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(200);
+    let changed = lab.root.put("/admin/storage_pools/tail2-sata1", json!({"migration_limit_mb_per_s": 80})).await;
+    assert_eq!(changed.with(200)["migration_limit_mb_per_s"], 80);
+    let to = json!({"new_pool_spec": "tail2-sata1", "limit_mb_per_s": 0});
+    let refused = lab.root.post("/admin/discs/1/migrate", to).await.with(400);
+    assert!(refused["limit_mb_per_s"][0].as_str().unwrap().contains("between 1 and"), "{refused}");
+    let to = json!({"new_pool_spec": "tail2-sata1", "limit_mb_per_s": 120});
+    let ordered = lab.root.post("/admin/discs/1/migrate", to).await.with(200);
     let job = ordered["migration_job_id"].as_i64().unwrap();
     let own = lab.sending(0, "disc.sata.1").await;
+    assert!(lab.tails[0].orders_with("limit_mb_per_s", &json!(80)), "the least of what is said");
     assert_eq!((&own["generation"], &own["peer"]), (&json!(2), &json!("tail2")), "the brain grants generations");
     let incoming = lab.tails[1].get("disc.sata.1").unwrap();
     assert_eq!((&incoming["owner"], &incoming["generation"]), (&json!("incoming"), &json!(2)));

@@ -165,10 +165,13 @@ async fn r130_a_move_does_to_the_rows_what_it_means() {
     let queue = migrations::queue(&tx, 10).await.unwrap();
     let [queued] = &queue[..] else { panic!("{queue:?}") };
     assert!(!queued.settled, "its image comes first");
-    assert!(!migrations::begin(&tx, queued.id, id(target), "because").await.unwrap(), "and it is not begun before");
+    assert!(
+        !migrations::begin(&tx, queued.id, id(target), None, "because").await.unwrap(),
+        "and it is not begun before"
+    );
     tx.execute("UPDATE discs SET made = true, image = NULL", &[]).await.unwrap();
-    assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
-    assert!(!migrations::begin(&tx, queued.id, id(target), "again").await.unwrap());
+    assert!(migrations::begin(&tx, queued.id, id(target), None, "because").await.unwrap());
+    assert!(!migrations::begin(&tx, queued.id, id(target), None, "again").await.unwrap());
     assert_eq!(migrations::loads(&tx).await.unwrap()[&id(target)].moves_count, 1);
     let promised = |label: &str| found.iter().find(|pool| pool.label == label).unwrap().promised_mib;
     assert_eq!(promised(target), 0);
@@ -215,7 +218,7 @@ async fn r130_a_move_does_to_the_rows_what_it_means() {
     let job = migrations::insert_job(&tx, &serde_json::json!({}), "root", 1).await.unwrap();
     migrations::insert(&tx, job, &candidate, Ok(id(target))).await.unwrap();
     let queued = migrations::queue(&tx, 10).await.unwrap().remove(0);
-    assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
+    assert!(migrations::begin(&tx, queued.id, id(target), None, "because").await.unwrap());
     tx.commit().await.unwrap();
     apply(removed("tail2", 2)).await;
     apply(Change::DiscMoved(disc)).await;
@@ -237,10 +240,18 @@ async fn r130_a_move_does_to_the_rows_what_it_means() {
     ] {
         let tx = client.transaction().await.unwrap();
         let candidate = migrations::candidates(&tx, &all).await.unwrap().remove(0);
-        let job = migrations::insert_job(&tx, &serde_json::json!({}), "root", 1).await.unwrap();
+        let arguments = serde_json::json!({"options": {"limit_mb_per_s": 70}});
+        let job = migrations::insert_job(&tx, &arguments, "root", 1).await.unwrap();
         migrations::insert(&tx, job, &candidate, Ok(id(target))).await.unwrap();
         let queued = migrations::queue(&tx, 10).await.unwrap().remove(0);
-        assert!(migrations::begin(&tx, queued.id, id(target), "because").await.unwrap());
+        // The least of what is said counts, and 0 says nothing.
+        let (pool, limit) = if how == Force::Promote { (0, 70) } else { (60, 60) };
+        tx.execute("UPDATE storage_pools SET migration_limit_mb_per_s = $1 WHERE label = 'tail1-sata1'", &[&pool])
+            .await
+            .unwrap();
+        assert!(migrations::begin(&tx, queued.id, id(target), Some(90), "because").await.unwrap());
+        let work = rows::load(&tx, &[vm]).await.unwrap().remove(0);
+        assert_eq!(work.discs[0].moving.as_ref().unwrap().limit_mb_per_s, Some(limit));
         assert!(rows::lock(&tx, vm).await.unwrap());
         let order = forced::Order { how, by: "root", reason: "it burnt down", seen: Generation(9) };
         assert!(!forced::is_ordered(&tx, candidate.id).await.unwrap());

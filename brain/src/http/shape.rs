@@ -124,6 +124,7 @@ fn moving(moving: disc::Moving) -> api::DiscMove {
         migration_progress: progress.as_ref().and_then(|progress| progress.percent).unwrap_or(0).min(100).into(),
         migration_eta: number(progress.as_ref().and_then(|progress| progress.eta_s)),
         migration_speed: number(progress.as_ref().and_then(|progress| progress.speed_mb_per_s)),
+        migration_limit_mb_per_s: moving.limit_mb_per_s,
         migration_bytes_copied: number(own.map(|own| own.bytes_copied)),
         migration_bytes_left: number(own.map(|own| own.bytes_left)),
         migration_dirtied_bytes_per_s: number(own.and_then(|own| own.dirtied_bytes_per_s)),

@@ -53,6 +53,8 @@ pub struct Moving {
     pub job_id: i64,
     /// Why it is being undone, if so.
     pub undo_reason: Option<String>,
+    /// The most that is sent, in 10⁶ bytes a second.
+    pub limit_mb_per_s: Option<i64>,
     /// What its tail says of it; none while it has not begun, or its tail is away.
     pub progress: Option<MoveProgress>,
 }

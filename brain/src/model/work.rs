@@ -121,6 +121,8 @@ pub struct MoveRow {
     pub source_address: Option<IpAddr>,
     /// Of which the target is to become the owner.
     pub generation: Generation,
+    /// The most that is sent, in 10⁶ bytes a second; none: as fast as it goes.
+    pub limit_mb_per_s: Option<u32>,
     /// It is to come to nothing, as far as that is still possible.
     pub undo: Option<Undo>,
     /// An operator has said how it ends, for one of its tails is lost.

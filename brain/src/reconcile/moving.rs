@@ -159,7 +159,7 @@ impl Situation<'_> {
             target: moving.target.tail.clone(),
             address,
             generation: moving.generation,
-            limit_mb_per_s: None,
+            limit_mb_per_s: moving.limit_mb_per_s,
             pause_ms: PAUSE_MS,
         };
         let attributes = Attributes::from_iter([("migration".to_owned(), json!(order))]);
@@ -363,6 +363,7 @@ pub(super) mod tests {
             generation: Generation(2),
             undo: None,
             forced: None,
+            limit_mb_per_s: Some(50),
         });
         observed.nodes.insert("tail2".parse().unwrap(), Node::Ready);
         (work, observed)
@@ -425,6 +426,7 @@ pub(super) mod tests {
             panic!("{second:?}")
         };
         assert_eq!(order["migration"]["address"], "[fd00::22]:7771");
+        assert_eq!(order["migration"]["limit_mb_per_s"], 50);
         says(&mut observed, &work, Ownership::Owner, Some(MigrationPhase::Copying));
         assert!(steps(&work, &observed).is_empty());
         assert_eq!(status(&work, &observed).state, "serving", "the guest notices nothing");

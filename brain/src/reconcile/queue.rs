@@ -94,7 +94,8 @@ impl Worker {
         places::take_turn(&tx).await?;
         match self.room(&tx, one).await? {
             Ok(choice) => {
-                if migrations::begin(&tx, one.id, choice.place, &choice.reason).await? {
+                let limit = self.config.limits.disc_move_limit();
+                if migrations::begin(&tx, one.id, choice.place, limit, &choice.reason).await? {
                     info!(vm = vm_id, migration = one.id, reason = choice.reason, "a disc is being moved");
                 }
             }

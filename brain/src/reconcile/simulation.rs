@@ -402,6 +402,7 @@ impl World {
             generation: Generation(*granted),
             undo: None,
             forced: None,
+            limit_mb_per_s: None,
         });
     }
 

@@ -116,6 +116,7 @@ pub async fn change_pool(
     check_number(&mut wrong, "overcommit_ratio", change.overcommit_ratio, PERCENT_MAX);
     check_number(&mut wrong, "migration_concurrency", change.migration_concurrency, CONCURRENCY_MAX);
     check_number(&mut wrong, "short_percent", change.short_percent, 100);
+    check_number(&mut wrong, "migration_limit_mb_per_s", change.migration_limit_mb_per_s, MOVE_MB_PER_S_MAX);
     if let Some(Err(sentence)) = change.label.as_deref().map(check_label) {
         wrong.add("label", sentence);
     }
@@ -142,6 +143,8 @@ pub async fn change_pool(
 const PERCENT_MAX: i64 = 10_000;
 /// Most moves that a pool takes part in at once.
 const CONCURRENCY_MAX: i64 = 1000;
+/// The highest limit that can be set of a move, in 10⁶ bytes a second: a thousand times what a network carries.
+pub const MOVE_MB_PER_S_MAX: i64 = 10_000_000;
 
 fn check_number(wrong: &mut Invalid, attribute: &str, number: Option<i64>, most: i64) {
     if number.is_some_and(|number| !(0..=most).contains(&number)) {

@@ -64,6 +64,17 @@ pub struct JobOrder {
     pub arguments: Value,
 }
 
+/// Where one disc is to go, and how fast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscPlace<'a> {
+    /// This pool; none: wherever there is room.
+    pub pool: Option<&'a str>,
+    /// A pool of this grade instead of the disc's own.
+    pub grade: Option<&'a str>,
+    /// 10⁶ bytes a second at most.
+    pub limit_mb_per_s: Option<i64>,
+}
+
 /// A job with its discs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobTree {
@@ -145,10 +156,10 @@ pub async fn migrate_disc(
     service: &Service,
     caller: &Caller,
     disc_id: i64,
-    pool: Option<&str>,
-    grade: Option<&str>,
+    place: &DiscPlace<'_>,
 ) -> Result<(Disc, i64), ServiceError> {
     permit_admin(caller)?;
+    let DiscPlace { pool, grade, limit_mb_per_s } = *place;
     let mut client = service.store.client().await?;
     let tx = client.transaction().await?;
     let disc = find(&tx, disc_id).await?;
@@ -158,8 +169,11 @@ pub async fn migrate_disc(
     }
     let sources = Named { discs: vec![disc_id.to_string()], ..Named::default() };
     let destinations = Named { pools: pool.map(str::to_owned).into_iter().collect(), ..Named::default() };
-    let arguments = json!({"sources": {"discs": [disc_id]}, "destinations": {"pools": destinations.pools},
+    let mut arguments = json!({"sources": {"discs": [disc_id]}, "destinations": {"pools": destinations.pools},
         "options": grade.map_or_else(|| json!({}), |grade| json!({"grade": grade}))});
+    if let Some(limit) = limit_mb_per_s {
+        arguments["options"]["limit_mb_per_s"] = json!(limit);
+    }
     let order = JobOrder { sources, destinations, grade: grade.map(str::to_owned), priority: 0, arguments };
     let lines = planned(service, &tx, &order).await.map_err(|error| match error {
         ServiceError::Invalid(wrong) if wrong.has("destinations") => invalid(attribute, wrong.to_string()),

@@ -11,7 +11,8 @@ use tokio_postgres::{Row, Transaction};
 
 const SELECT: &str = "SELECT d.id, d.virtual_machine_id, a.id AS account_id, g.id AS group_id, d.position, d.label, \
      d.size_mib, d.grade, p.label AS storage_pool, d.status_state, d.status_reason, d.status_since, d.status_progress, \
-     m.uuid AS move_id, d.number, pn.name AS tail, t.label AS move_pool, t.grade AS move_grade, m.job_id, m.undo_reason \
+     m.uuid AS move_id, d.number, pn.name AS tail, t.label AS move_pool, t.grade AS move_grade, m.job_id, m.undo_reason, \
+     m.limit_mb_per_s \
      FROM discs d JOIN virtual_machines v ON v.id = d.virtual_machine_id JOIN groups g ON g.id = v.group_id \
      JOIN accounts a ON a.id = g.account_id LEFT JOIN storage_pools p ON p.id = d.storage_pool_id \
      LEFT JOIN nodes pn ON pn.id = p.tail_id LEFT JOIN migrations m ON m.disc_id = d.id AND m.state = 'moving' \
@@ -44,6 +45,7 @@ fn moving_from_row(row: &Row) -> Option<Moving> {
         grade: row.get::<_, Option<_>>("move_grade")?,
         job_id: row.get("job_id"),
         undo_reason: row.get("undo_reason"),
+        limit_mb_per_s: row.get::<_, Option<i32>>("limit_mb_per_s").map(i64::from),
         progress: None,
     })
 }

@@ -74,6 +74,8 @@ pub struct Pool {
     pub short_percent: i64,
     /// Whether discs are moved away by themselves when it is.
     pub relieve_automatically: bool,
+    /// How fast each disc moves from it and to it, in 10⁶ bytes a second; 0: no limit.
+    pub migration_limit_mb_per_s: i64,
 }
 
 impl Pool {
@@ -139,6 +141,8 @@ pub struct PoolChange {
     pub short_percent: Option<i64>,
     /// Whether discs are moved away by themselves when it is short.
     pub relieve_automatically: Option<bool>,
+    /// 10⁶ bytes a second; 0: no limit.
+    pub migration_limit_mb_per_s: Option<i64>,
 }
 
 /// Changes a node.
@@ -167,7 +171,8 @@ pub async fn update_pool(tx: &Transaction<'_>, id: i64, change: &PoolChange) -> 
                 overcommit_ratio = coalesce($4::bigint::integer, overcommit_ratio), label = coalesce($5, label),
                 migration_concurrency = coalesce($6::bigint::integer, migration_concurrency),
                 short_percent = coalesce($7::bigint::integer, short_percent),
-                relieve_automatically = coalesce($8, relieve_automatically)
+                relieve_automatically = coalesce($8, relieve_automatically),
+                migration_limit_mb_per_s = coalesce($9::bigint::integer, migration_limit_mb_per_s)
          WHERE id = $1",
         &[
             &id,
@@ -178,6 +183,7 @@ pub async fn update_pool(tx: &Transaction<'_>, id: i64, change: &PoolChange) -> 
             &change.migration_concurrency,
             &change.short_percent,
             &change.relieve_automatically,
+            &change.migration_limit_mb_per_s,
         ],
     )
     .await?;
@@ -224,7 +230,8 @@ pub async fn nodes(tx: &Transaction<'_>, role: &str, spec: Option<&Spec>) -> Res
 /// When the database fails.
 pub async fn pools(tx: &Transaction<'_>, spec: Option<&Spec>) -> Result<Vec<Pool>, StoreError> {
     let sql = "SELECT p.id, p.name, p.label, p.size_mib, p.free_mib, p.overcommit_ratio, p.migration_concurrency, \
-         p.usage_strategy, p.grade, p.note, p.iops_limit, p.short_percent, p.relieve_automatically, count(d.id) AS discs_count, \
+         p.usage_strategy, p.grade, p.note, p.iops_limit, p.short_percent, p.relieve_automatically, \
+         p.migration_limit_mb_per_s, count(d.id) AS discs_count, \
          coalesce(sum(d.size_mib), 0)::bigint AS promised_mib \
          FROM storage_pools p LEFT JOIN discs d ON d.storage_pool_id = p.id \
          WHERE ($1::bigint IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.label = $2) GROUP BY p.id ORDER BY p.label";
@@ -250,6 +257,7 @@ pub async fn pools(tx: &Transaction<'_>, spec: Option<&Spec>) -> Result<Vec<Pool
             iops_limit: row.get::<_, i32>("iops_limit").into(),
             short_percent: row.get::<_, i32>("short_percent").into(),
             relieve_automatically: row.get("relieve_automatically"),
+            migration_limit_mb_per_s: row.get::<_, i32>("migration_limit_mb_per_s").into(),
         }
     };
     Ok(rows.iter().map(pool).collect())

@@ -362,12 +362,19 @@ pub async fn moving_count(tx: &Transaction<'_>) -> Result<usize, StoreError> {
     Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or(usize::MAX))
 }
 
-/// Begins a move: grants the next generation of its disc to the pool's tail. False when it is not queued any more, or
-/// the disc is not there to be moved. The VM's row must be locked.
+/// Begins a move: grants the next generation of its disc to the pool's tail, and sets its limit: the least of what its
+/// pools, its job and `limit_mb_per_s` say. False when it is not queued any more, or the disc is not there to be moved.
+/// The VM's row must be locked.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn begin(tx: &Transaction<'_>, id: i64, target_pool_id: i64, reason: &str) -> Result<bool, StoreError> {
+pub async fn begin(
+    tx: &Transaction<'_>,
+    id: i64,
+    target_pool_id: i64,
+    limit_mb_per_s: Option<i32>,
+    reason: &str,
+) -> Result<bool, StoreError> {
     let row = tx
         .query_opt(
             "WITH granted AS (
@@ -376,10 +383,14 @@ pub async fn begin(tx: &Transaction<'_>, id: i64, target_pool_id: i64, reason: &
                    AND d.remove_reason IS NULL AND d.storage_pool_id IS NOT NULL
                  RETURNING d.id, d.number, d.virtual_machine_id, d.storage_pool_id, d.generation_granted)
              UPDATE migrations m SET state = 'moving', generation = g.generation_granted, target_pool_id = $2,
-                    source_pool_id = g.storage_pool_id, reason = NULL, started_at = now(), updated_at = now()
-             FROM granted g WHERE m.id = $1
+                    source_pool_id = g.storage_pool_id, reason = NULL, started_at = now(), updated_at = now(),
+                    limit_mb_per_s = least($3, nullif(s.migration_limit_mb_per_s, 0),
+                                           nullif(t.migration_limit_mb_per_s, 0),
+                                           (j.arguments #>> '{options,limit_mb_per_s}')::integer)
+             FROM granted g, storage_pools s, storage_pools t, migration_jobs j
+             WHERE m.id = $1 AND s.id = g.storage_pool_id AND t.id = $2 AND j.id = m.job_id
              RETURNING m.job_id, g.virtual_machine_id, g.number",
-            &[&id, &target_pool_id],
+            &[&id, &target_pool_id, &limit_mb_per_s],
         )
         .await?;
     let Some(row) = row else { return Ok(false) };

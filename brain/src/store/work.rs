@@ -87,7 +87,7 @@ const DISCS: &str = "
            d.attachments_version, d.made, d.image, d.image_ordered, d.shrink_forced, d.remove_reason,
            d.status_state, d.status_reason, d.status_progress, m.uuid, tp.id, tp.name, tn.name, tp.grade,
            tn.migration_address, n.storage_address, m.generation, m.undo_reason, m.undo_state, m.undo_stops_job,
-           m.forced, m.forced_generation
+           m.forced, m.forced_generation, m.limit_mb_per_s
     FROM discs d LEFT JOIN storage_pools p ON p.id = d.storage_pool_id LEFT JOIN nodes n ON n.id = p.tail_id
     LEFT JOIN migrations m ON m.disc_id = d.id AND m.state = 'moving'
     LEFT JOIN storage_pools tp ON tp.id = m.target_pool_id LEFT JOIN nodes tn ON tn.id = tp.tail_id
@@ -197,6 +197,7 @@ fn move_row(row: &Row, place: impl Fn() -> String + Copy) -> Result<Option<MoveR
         target_address: row.get::<_, Option<&str>>(23).map(|text| parse(text, place)).transpose()?,
         source_address: row.get(24),
         generation: Generation(count(row.get(25), place)?),
+        limit_mb_per_s: row.get::<_, Option<i32>>(31).map(i32::unsigned_abs),
         undo: undo.transpose()?,
         forced: forced.transpose()?,
     }))

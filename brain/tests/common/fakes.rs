@@ -151,6 +151,14 @@ impl Fake {
         self.state.lock().unwrap().resources.get(&name.parse().unwrap()).cloned()
     }
 
+    /// True when it was told to send a disc with this attribute.
+    pub fn orders_with(&self, attribute: &str, value: &Value) -> bool {
+        self.state.lock().unwrap().commands.iter().any(|command| match command {
+            Command::Update(_, changes) => changes.get("migration").is_some_and(|order| order[attribute] == *value),
+            Command::Create(..) | Command::Remove(..) => false,
+        })
+    }
+
     /// How many commands of one kind it was given.
     pub fn count(&self, kind: fn(&Command) -> bool) -> usize {
         self.state.lock().unwrap().commands.iter().filter(|command| kind(command)).count()

@@ -10,6 +10,7 @@ pub enum MigrateCommand {
     /// Move a disc to another tail while its VM runs
     #[command(after_help = "Examples:\n  bigv migrate disc 45859 --admin\n  \
         bigv migrate disc 45859 tail2-sata1 --admin\n  \
+        bigv migrate disc 45859 --limit 50 --admin\n  \
         bigv migrate disc 45859 --plan --admin\n\n\
         Without a pool the brain chooses one of the disc's grade. The disc's number is\n\
         in `bigv disc list` and `bigv pool discs`.")]
@@ -25,8 +26,11 @@ pub struct MigrateDisc {
     /// The storage pool it goes to: its label or number
     #[arg(value_name = "POOL", value_parser = NonEmptyStringValueParser::new())]
     pub pool: Option<String>,
+    /// Send this many MB (10⁶ bytes) a second at most
+    #[arg(long, value_name = "MB/S")]
+    pub limit: Option<u32>,
     /// Say what would be done, and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "limit")]
     pub plan: bool,
     /// Waiting.
     #[command(flatten)]
@@ -66,6 +70,9 @@ pub struct CreateMigration {
     /// Jobs with a higher one go first
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub priority: Option<i32>,
+    /// Send this many MB (10⁶ bytes) a second at most, for each disc
+    #[arg(long, value_name = "MB/S")]
+    pub limit: Option<u32>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub plan: bool,
@@ -105,6 +112,7 @@ pub enum UpdateCommand {
         name = "pool",
         alias = "storage-pool",
         after_help = "Examples:\n  bigv update pool tail1-sata1 --migration-concurrency 4 --admin\n  \
+        bigv update pool tail1-sata1 --migration-limit 100 --admin\n  \
         bigv update pool tail1-sata1 --usage-strategy empty --admin\n  \
         bigv update pool tail1-sata1 --relieve-automatically true --admin\n\n\
         The strategy is empty, default or none. A pool that is set to empty gets nothing\n\
@@ -156,6 +164,9 @@ pub struct UpdatePool {
     /// How many moves it takes part in at once
     #[arg(long, value_name = "N")]
     pub migration_concurrency: Option<u32>,
+    /// How fast each disc moves, in MB (10⁶ bytes) a second; 0: no limit
+    #[arg(long, value_name = "MB/S")]
+    pub migration_limit: Option<u32>,
     /// It is short with less free than this share of its size
     #[arg(long, value_name = "PERCENT")]
     pub short_percent: Option<u32>,

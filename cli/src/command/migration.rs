@@ -22,7 +22,10 @@ pub fn migrate(context: &Context, MigrateCommand::Disc(args): &MigrateCommand) -
     if args.plan {
         return plan_disc(context, args);
     }
-    let body = args.pool.as_ref().map_or_else(|| json!({}), |pool| json!({ "new_pool_spec": pool }));
+    let mut body = Map::new();
+    body.extend(args.pool.as_ref().map(|pool| ("new_pool_spec".to_owned(), json!(pool))));
+    body.extend(args.limit.map(|limit| ("limit_mb_per_s".to_owned(), json!(limit))));
+    let body = Value::Object(body);
     let job = context.client()?.order_disc(args.disc, "migrate", &body)?;
     follow(context, job, &args.wait)
 }
@@ -59,6 +62,7 @@ pub fn create(context: &Context, CreateCommand::Migration(args): &CreateCommand)
 fn job_order(args: &CreateMigration) -> Value {
     let mut options = Map::new();
     options.extend(args.priority.map(|priority| ("priority".to_owned(), json!(priority))));
+    options.extend(args.limit.map(|limit| ("limit_mb_per_s".to_owned(), json!(limit))));
     json!({
         "options": options,
         "sources": {"discs": args.discs, "pools": args.pools, "tails": args.tails},
@@ -132,6 +136,7 @@ fn update_pool(context: &Context, args: &UpdatePool) -> Result<Output, Error> {
     set("usage_strategy", args.usage_strategy.as_deref().map(strategy));
     set("overcommit_ratio", args.overcommit_ratio.map(|n| json!(n)));
     set("migration_concurrency", args.migration_concurrency.map(|n| json!(n)));
+    set("migration_limit_mb_per_s", args.migration_limit.map(|n| json!(n)));
     set("short_percent", args.short_percent.map(|n| json!(n)));
     set("relieve_automatically", args.relieve_automatically.map(|n| json!(n)));
     set("label", args.label.as_ref().map(|label| json!(label)));

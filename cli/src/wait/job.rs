@@ -77,7 +77,8 @@ fn judge(job: &MigrationJob, moving: &[Disc]) -> Verdict {
 
 /// `copying to tail2-sata1, 110 MB/s, 12 s left`
 pub fn move_text(one: &DiscMove) -> String {
-    let speed = one.migration_speed.map(|speed| format!(", {speed} MB/s")).unwrap_or_default();
+    let limit = one.migration_limit_mb_per_s.map(|limit| format!(" of at most {limit}")).unwrap_or_default();
+    let speed = one.migration_speed.map(|speed| format!(", {speed} MB/s{limit}")).unwrap_or_default();
     let eta = one.migration_eta.map(|seconds| format!(", {seconds} s left")).unwrap_or_default();
     let why = one.migration_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{} to {}{speed}{eta}{why}", one.migration_phase, one.new_storage_pool)
@@ -136,6 +137,9 @@ mod tests {
         let one = judge(&job(&[(1, "moving")], false), &[moving(1, 40), moving(9, 1)]);
         assert_eq!(one, not_yet("copying to b, 110 MB/s, 12 s left", 40));
         let all = job(&[(1, "done"), (2, "moving"), (3, "queued"), (4, "queued")], false);
+        let mut limited = moving(2, 60).moving.unwrap();
+        limited.migration_limit_mb_per_s = Some(120);
+        assert_eq!(move_text(&limited), "copying to b, 110 MB/s of at most 120, 12 s left");
         assert_eq!(judge(&all, &[moving(2, 60)]), not_yet("1 ended, 1 moving, 2 queued", 40));
         assert_eq!(judge(&job(&[(1, "errored")], true), &[]), Verdict::Reached);
     }

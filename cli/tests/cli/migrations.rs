@@ -87,6 +87,8 @@ fn b13_a_disc_is_moved_and_waited_for() {
     let run = bigv.run("--admin migrate disc 45859 --no-wait --json");
     assert_eq!(serde_json::from_str::<Value>(&run.stdout).unwrap(), job("queued", None), "{run:?}");
     assert_eq!(sent(&brain), json!({}));
+    bigv.run("--admin migrate disc 45859 --limit 50 --no-wait");
+    assert_eq!(sent(&brain), json!({"limit_mb_per_s": 50}));
 }
 
 #[test]

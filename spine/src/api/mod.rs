@@ -172,6 +172,9 @@ pub struct DiscMove {
     /// 10⁶ bytes a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration_speed: Option<i64>,
+    /// The most that is sent, in 10⁶ bytes a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_limit_mb_per_s: Option<i64>,
     /// Bytes copied so far, repeats included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration_bytes_copied: Option<i64>,

@@ -97,6 +97,7 @@ pub(crate) async fn update_storage_pool(
         migration_concurrency: body.integer("migration_concurrency").value(),
         short_percent: body.integer("short_percent").value(),
         relieve_automatically: body.boolean("relieve_automatically").value(),
+        migration_limit_mb_per_s: body.integer("migration_limit_mb_per_s").value(),
     };
     let (invalid, ignored) = body.finish();
     invalid.result()?;
@@ -200,5 +201,6 @@ fn pool_shape(pool: Pool) -> Value {
         "short_percent": pool.short_percent,
         "short": pool.is_short(),
         "relieve_automatically": pool.relieve_automatically,
+        "migration_limit_mb_per_s": pool.migration_limit_mb_per_s,
     })
 }

@@ -12,7 +12,8 @@ use crate::{
     model::{disc::Disc, migration::MigrationState, name::Spec},
     service::{
         emptying,
-        migrations::{self, JobChange, JobOrder, JobTree, PlanLine},
+        inventory::MOVE_MB_PER_S_MAX,
+        migrations::{self, DiscPlace, JobChange, JobOrder, JobTree, PlanLine},
         one,
     },
     store::migrations::Migration,
@@ -36,9 +37,11 @@ pub(crate) async fn migrate(
     Body(mut body): Body,
 ) -> Result<Answer, Fault> {
     let pool = body.text("new_pool_spec").value().filter(|pool| !pool.is_empty());
+    let limit_mb_per_s = limit(&mut body);
     let (invalid, ignored) = body.finish();
     invalid.result()?;
-    let ordered = migrations::migrate_disc(&api.service, &caller, id(&named, "disc")?, pool.as_deref(), None).await?;
+    let place = DiscPlace { pool: pool.as_deref(), grade: None, limit_mb_per_s };
+    let ordered = migrations::migrate_disc(&api.service, &caller, id(&named, "disc")?, &place).await?;
     Ok(ordered_shape(ordered)?.ignoring(ignored))
 }
 
@@ -53,9 +56,11 @@ pub(crate) async fn regrade(
     if grade.is_none() {
         body.complain("new_grade", "can't be blank");
     }
+    let limit_mb_per_s = limit(&mut body);
     let (invalid, ignored) = body.finish();
     invalid.result()?;
-    let ordered = migrations::migrate_disc(&api.service, &caller, id(&named, "disc")?, None, grade.as_deref()).await?;
+    let place = DiscPlace { pool: None, grade: grade.as_deref(), limit_mb_per_s };
+    let ordered = migrations::migrate_disc(&api.service, &caller, id(&named, "disc")?, &place).await?;
     Ok(ordered_shape(ordered)?.ignoring(ignored))
 }
 
@@ -92,6 +97,7 @@ pub(crate) async fn create(
     let mut options = body.object("options").value().unwrap_or_default();
     let priority = priority(&mut options);
     let grade = options.text("grade").value();
+    let limit_mb_per_s = limit(&mut options);
     let (options_read, sources) = (json!({"priority": priority}), read_named(&mut body, "sources"));
     body.take_object("options", options);
     let destinations = read_named(&mut body, "destinations");
@@ -101,6 +107,9 @@ pub(crate) async fn create(
         json!({"options": options_read, "sources": named_shape(&sources), "destinations": named_shape(&destinations)});
     if let Some(grade) = &grade {
         arguments["options"]["grade"] = json!(grade);
+    }
+    if let Some(limit) = limit_mb_per_s {
+        arguments["options"]["limit_mb_per_s"] = json!(limit);
     }
     let order = JobOrder { sources, destinations, grade, priority: priority.unwrap_or(0), arguments };
     order_or_plan(&api, &caller, &named, &order).await.map(|answer| answer.ignoring(ignored))
@@ -177,6 +186,16 @@ fn priority(options: &mut Fields) -> Option<i32> {
         options.complain("priority", "is not included in the list");
     }
     priority
+}
+
+/// How fast discs are to move, in 10⁶ bytes a second.
+fn limit(options: &mut Fields) -> Option<i64> {
+    let given = options.integer("limit_mb_per_s").value()?;
+    let limit = (1..=MOVE_MB_PER_S_MAX).contains(&given).then_some(given);
+    if limit.is_none() {
+        options.complain("limit_mb_per_s", &format!("must be between 1 and {MOVE_MB_PER_S_MAX}"));
+    }
+    limit
 }
 
 fn read_named(body: &mut Fields, name: &str) -> migrations::Named {
