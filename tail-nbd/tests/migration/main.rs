@@ -3,11 +3,14 @@
 #[path = "../netns/mod.rs"]
 mod netns;
 
+mod crashes;
+mod cuts;
 mod fence;
 mod interruption;
 mod order;
 mod pair;
 mod promotion;
+mod proxy;
 mod writer;
 
 const MIB: u64 = 1 << 20;

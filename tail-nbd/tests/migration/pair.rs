@@ -46,17 +46,22 @@ impl Pair {
 
     /// A disc on tail1, and some data with holes between.
     pub async fn make_disc(&mut self) {
-        let order = json!({
-            "size": SIZE, "storage_pool": "sata1", "generation": 1,
-            "attachments": [{"head": "fd00:b16:0:2::11", "key": KEY}], "attachments_version": 4
-        });
-        ok(self.brain(1).create(DISC, order).await);
+        self.make_empty_disc(SIZE).await;
         let file = File::options().write(true).open(self.file(1)).unwrap();
         for place in 0..5u64 {
             let bytes: Vec<u8> = (0..3 * MIB + 4096).map(|at| (at % 251 + place) as u8).collect();
             file.write_all_at(&bytes, place * 24 * MIB).unwrap();
         }
         file.sync_all().unwrap();
+    }
+
+    /// A disc on tail1.
+    pub async fn make_empty_disc(&mut self, size: u64) {
+        let order = json!({
+            "size": size, "storage_pool": "sata1", "generation": 1,
+            "attachments": [{"head": "fd00:b16:0:2::11", "key": KEY}], "attachments_version": 4
+        });
+        ok(self.brain(1).create(DISC, order).await);
     }
 
     pub fn file(&self, number: usize) -> std::path::PathBuf {
@@ -77,6 +82,23 @@ impl Pair {
             "limit_mb_per_s": limit, "pause_ms": 100
         }});
         self.brain(1).update(DISC, order).await
+    }
+
+    /// Has a tail expect a disc of `size` bytes from the other one, which connects from `address`.
+    pub async fn expect_by(&mut self, to: usize, size: u64, address: &str, attempt: u32, generation: u64) {
+        let order = json!({
+            "size": size, "storage_pool": "sata1", "generation": generation,
+            "incoming": {"id": id(attempt), "source": format!("tail{}", 3 - to), "address": address}
+        });
+        ok(self.brain(to).create(DISC, order).await);
+    }
+
+    /// Has the other tail move the disc to `to`, which it finds at `address`.
+    pub async fn order_by(&mut self, to: usize, address: &str, attempt: u32, generation: u64) {
+        let order = json!({"migration": {
+            "id": id(attempt), "target": format!("tail{to}"), "address": address, "generation": generation, "pause_ms": 100
+        }});
+        ok(self.brain(3 - to).update(DISC, order).await);
     }
 
     pub async fn until(&mut self, number: usize, what: &str, wanted: impl Fn(&Value) -> bool) {

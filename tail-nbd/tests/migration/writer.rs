@@ -35,13 +35,18 @@ pub struct Written {
 impl Writer {
     /// Writes, trims and zeroes blocks all over the disc, one after the other.
     pub fn start(namespace: String) -> Self {
+        Self::paced(namespace, SIZE, Duration::ZERO)
+    }
+
+    /// The same on a disc of `size` bytes, resting between two writes.
+    pub fn paced(namespace: String, size: u64, rest: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let file = File::open(format!("/run/netns/{namespace}")).unwrap();
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
-            write_until(&stopped)
+            write_until(&stopped, size, rest)
         });
         Self { stop, thread }
     }
@@ -52,7 +57,7 @@ impl Writer {
     }
 }
 
-pub fn write_until(stop: &AtomicBool) -> Written {
+fn write_until(stop: &AtomicBool, size: u64, rest: Duration) -> Written {
     let mut written = Written { blocks: Default::default(), writes: 0, longest: Duration::ZERO };
     let mut connection = None;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -60,7 +65,8 @@ pub fn write_until(stop: &AtomicBool) -> Written {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        let block = state % (SIZE / 4096);
+        // The first few are for others.
+        let block = 8 + state % (size / 4096 - 8);
         // One in sixteen makes a hole; 0 stands for zeroes.
         let value = if state >> 60 == 0 { 0 } else { state | 1 };
         let began = Instant::now();
@@ -80,6 +86,7 @@ pub fn write_until(stop: &AtomicBool) -> Written {
         written.longest = written.longest.max(began.elapsed());
         written.writes += 1;
         written.blocks.insert(block, value);
+        std::thread::sleep(rest);
     }
     written
 }
