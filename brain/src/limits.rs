@@ -14,7 +14,7 @@ pub const API_CONNECTIONS_MAX: usize = 10;
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The schema versions this build can work with.
-pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 3..=3;
+pub const SCHEMA_VERSIONS: std::ops::RangeInclusive<u32> = 5..=5;
 
 /// Database connections that the reconciler uses at the same time: the rest of the brain's own is for
 /// the sessions of nodes.

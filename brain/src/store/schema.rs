@@ -48,3 +48,18 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
         Some(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c19_this_build_works_with_the_schema_that_it_makes() {
+        let newest = embedded::migrations::runner()
+            .get_migrations()
+            .iter()
+            .map(|one| u32::try_from(one.version()).unwrap())
+            .max();
+        assert_eq!(newest, Some(*SCHEMA_VERSIONS.end()));
+    }
+}
