@@ -121,6 +121,13 @@ impl Disk {
         self.lost_syncs_count += 1;
     }
 
+    /// The process was gone before it heard that a sync had failed. Under Linux the failure is told to nobody else, and no
+    /// server can know of it: so it is made undone.
+    pub(super) fn forget_failed_sync(&mut self) {
+        self.unsynced.fill(true);
+        self.lost_syncs_count -= 1;
+    }
+
     /// Power is lost: each sector that was not synced has its old or its new content. Returns what is left.
     pub(super) fn lose_power(&mut self, chance: &mut Chance) -> Vec<u8> {
         for sector in 0..self.unsynced.len() {

@@ -190,6 +190,10 @@ impl Ring {
         for mut flight in std::mem::take(&mut self.flights) {
             if flight.done.is_none() && matches!(flight.target, Target::Disc(_)) && outside.chance.one_in(2) {
                 flight.done = flight.attempt(outside, Faults::default(), &self.receive);
+            } else if let (Op::Sync { .. }, Target::Disc(disc), Some(Done { result: Err(Errno(libc::EIO)), .. })) =
+                (&flight.op, flight.target, &flight.done)
+            {
+                outside.disks[disc].forget_failed_sync();
             }
         }
         self.names.clear();
