@@ -200,6 +200,16 @@ pub const SPARE_BATCHES_MAX: usize = 512;
 /// three maps a disc, and a terabyte in granules of 64 KiB. Larger discs have larger granules.
 pub const GRANULES_MAX: usize = 1 << 24;
 
+/// A write that is held back because it outruns a move goes on after so many seconds at the latest: a guest gives up on a
+/// disc after thirty.
+pub const BRAKE_SECONDS_MAX: u64 = 4;
+
+/// Of the memory that one disc may have, the part that writes which are held back may take: reads go on beside them.
+pub const BRAKE_HELD_PART_MAX: usize = 2;
+
+/// … and of a shard's memory the part that such writes of all its discs may take.
+pub const BRAKE_SHARD_PART_MAX: usize = 4;
+
 /// Threads for calls that block: opening thousands of discs at a start must not take a thread each.
 pub const BLOCKING_THREADS_MAX: usize = 64;
 

@@ -31,6 +31,8 @@ pub enum Letter {
     Close(DiscNumber, Reply),
     /// Note what is written to it from now on, or no longer.
     Track(DiscNumber, Option<Box<Dirty>>, Reply),
+    /// Have no more than so many bytes a second be written that were not yet, while that is noted.
+    Brake(DiscNumber, Option<u64>, Reply),
     /// Take about so many bytes of what was written.
     TakeWritten(DiscNumber, u64, oneshot::Sender<Result<Taken, ShardError>>),
     /// Freeze it.

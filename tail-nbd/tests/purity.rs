@@ -37,6 +37,7 @@ fn pure_files_know_neither_kernel_nor_clock() {
         "buffer.rs",
         "time.rs",
         "disc/barrier.rs",
+        "disc/brake.rs",
         "disc/locks.rs",
         "disc/warmth.rs",
         "memory.rs",

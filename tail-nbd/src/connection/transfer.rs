@@ -39,6 +39,10 @@ pub struct Transfer {
     pub locked: bool,
     /// A share of the file while it waits for that, so that nobody thinks the disc is still.
     pub waiting: Option<Handle>,
+    /// What it has paid for and not dirtied yet, in bytes, while its disc has a brake.
+    pub paid_bytes: u64,
+    /// It has waited for the brake, and its next step goes on.
+    pub unbraked: bool,
     method: Method,
 }
 
@@ -71,6 +75,8 @@ impl Transfer {
             reading: None,
             locked: false,
             waiting: None,
+            paid_bytes: 0,
+            unbraked: false,
             method,
         }
     }

@@ -57,21 +57,32 @@ impl Dirty {
         self.blocks_count * self.block_bytes
     }
 
-    /// Marks every block that the range touches.
-    pub fn mark(&mut self, range: ByteRange) {
-        if range.length() == 0 {
-            return;
-        }
-        let (first, last) = (range.offset() / self.block_bytes, (range.end() - 1) / self.block_bytes);
-        for granule in first / BLOCKS..=last / BLOCKS {
-            let from = first.saturating_sub(granule * BLOCKS);
-            let to = (last - granule * BLOCKS).min(BLOCKS - 1);
-            let mask = (u16::MAX << from) & (u16::MAX >> (BLOCKS - 1 - to));
-            let granule = granule as usize;
+    /// Marks every block that the range touches. Returns how much of that was clean, in bytes of whole blocks.
+    pub fn mark(&mut self, range: ByteRange) -> u64 {
+        let before = self.blocks_count;
+        for (granule, mask) in self.masks_of(range) {
             self.blocks_count += u64::from((mask & !self.masks[granule]).count_ones());
             self.masks[granule] |= mask;
             self.summary[granule / 64] |= 1 << (granule % 64);
         }
+        (self.blocks_count - before) * self.block_bytes
+    }
+
+    /// What [`Dirty::mark`] would return.
+    pub fn clean_bytes(&self, range: ByteRange) -> u64 {
+        let clean = |(granule, mask): (usize, u16)| u64::from((mask & !self.masks[granule]).count_ones());
+        self.masks_of(range).map(clean).sum::<u64>() * self.block_bytes
+    }
+
+    /// The granules that a range touches, each with the blocks of it that it touches.
+    fn masks_of(&self, range: ByteRange) -> impl Iterator<Item = (usize, u16)> + use<> {
+        let (first, end) = (range.offset() / self.block_bytes, range.end().div_ceil(self.block_bytes));
+        let end = if range.length() == 0 { first } else { end };
+        (first / BLOCKS..end.div_ceil(BLOCKS)).map(move |granule| {
+            let from = first.saturating_sub(granule * BLOCKS);
+            let to = (end - granule * BLOCKS).min(BLOCKS) - 1;
+            (granule as usize, (u16::MAX << from) & (u16::MAX >> (BLOCKS - 1 - to)))
+        })
     }
 
     /// Takes dirty blocks, as runs of neighbours, until they are `bytes_max` or more, or `runs_max` runs; they
@@ -179,8 +190,10 @@ mod tests {
             let mut model: BTreeSet<u64> = BTreeSet::new();
             for (offset, length, take) in steps {
                 if let Some(range) = disc.range(offset, length) {
-                    dirty.mark(range);
+                    let (clean_bytes, before) = (dirty.clean_bytes(range), model.len());
                     model.extend((range.offset() / 4096..range.end().div_ceil(4096)).filter(|_| length > 0));
+                    prop_assert_eq!(clean_bytes, (model.len() - before) as u64 * 4096);
+                    prop_assert_eq!(dirty.mark(range), clean_bytes);
                 }
                 if let Some(bytes) = take {
                     for run in dirty.take(bytes, 3) {

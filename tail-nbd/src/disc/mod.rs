@@ -8,11 +8,12 @@
 //!      └──our bug──▶ Panicked ──close──▶ Closing, which also waits for the orphans' I/O
 //! ```
 //!
-//! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied,
-//! [`extents`] what is a hole, [`sparse`] which holes a read can leave out, [`mode`] how the file is read and written, [`locks`] what must not be changed at once,
+//! The disc does not know NBD: [`barrier`] says what a sync covers, [`dirty`] what was written since it was copied, [`brake`] who has to wait
+//! because that is too much, [`extents`] what is a hole, [`sparse`] which holes a read can leave out, [`mode`] how the file is read and written, [`locks`] what must not be changed at once,
 //! and [`warmth`] which reads may be slow.
 
 pub mod barrier;
+pub mod brake;
 pub mod dirty;
 pub mod extents;
 pub mod locks;
@@ -28,9 +29,10 @@ use crate::metrics::DiscCounters;
 use crate::ring::op::Handle;
 use crate::ring::slots::Token;
 use crate::ring::uring::Window;
-use crate::shard::Access;
+use crate::shard::{Access, Braked};
 use crate::time::Instant;
 use barrier::Barrier;
+use brake::Brake;
 use dirty::Dirty;
 use locks::Locks;
 use mode::IoMode;
@@ -72,6 +74,8 @@ pub struct Disc {
     pub sparse: Sparse,
     /// What was written since it was copied, while it moves to another tail.
     pub dirty: Option<Box<Dirty>>,
+    /// How much of that may be new in a second, while its clients outrun the copying.
+    pub brake: Option<Box<Brake<Braked>>>,
     /// Its connections, negotiated or not.
     pub connections: Vec<Token>,
     /// Where it is in its life.

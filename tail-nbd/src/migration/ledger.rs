@@ -96,7 +96,9 @@ impl Ledger {
     /// The link broke, and there is another one, to what the target had or to another copy.
     pub fn handle_reopened(&mut self, is_same_copy: bool) {
         if is_same_copy {
-            self.unacknowledged.take(u64::MAX, usize::MAX).into_iter().for_each(|run| self.lost.mark(run));
+            for run in self.unacknowledged.take(u64::MAX, usize::MAX) {
+                self.lost.mark(run);
+            }
         } else {
             (self.unacknowledged, self.lost) = (Dirty::new(self.size), Dirty::new(self.size));
             self.pending.clear();

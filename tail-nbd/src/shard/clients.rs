@@ -318,7 +318,9 @@ impl Shard {
         let Some(landing) = &mut connection.landing else { return true };
         if landing.buffer.is_none() {
             let (disc, piece) = (connection.disc, landing.piece());
-            let Some(buffer) = self.take_buffer(disc, self.room_for(disc, piece)) else {
+            let room = self.room_for(disc, piece);
+            let refused = self.refuses_payload(disc, room);
+            let Some(buffer) = (if refused { None } else { self.take_buffer(disc, room) }) else {
                 self.wait_for_buffer(token);
                 return false;
             };

@@ -9,7 +9,7 @@ use crate::disc::Disc;
 use crate::disc::mode::IoMode;
 use crate::error::Errno;
 use crate::limits::{EXTENTS_MAX, EXTENTS_PER_TURN_MAX, PAYLOAD_BYTES_MAX, RECEIVE_BYTES, STALL_SECONDS_MAX};
-use crate::mailbox::Letter;
+use crate::mailbox::{Letter, Reply};
 use crate::nbd::client::Client;
 use crate::nbd::offer::{Style, Tls};
 use crate::nbd::option::Export;
@@ -29,32 +29,35 @@ use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const DISC_BYTES: u64 = 1 << 20;
+pub(super) const DISC_BYTES: u64 = 1 << 20;
 
 /// A shard whose discs have one client each, let in already. All share one file and one socket, which nothing but
 /// `lseek` and `shutdown` is done with: 40,000 of each are more than a process may have open.
-struct Crowd {
-    engine: Engine,
+pub(super) struct Crowd {
+    pub(super) engine: Engine,
     receive: Pool,
     clients: Vec<Token>,
     /// What each client waits to receive with.
-    armed: HashMap<Token, Op>,
-    now: Instant,
+    pub(super) armed: HashMap<Token, Op>,
+    pub(super) now: Instant,
 }
 
 /// What some work took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cost {
+pub(super) struct Cost {
     turns_count: u64,
-    ops_count: u64,
+    pub(super) ops_count: u64,
     /// Places of the shard's tables that were looked at.
     looks_count: u64,
-    sent_bytes: u64,
+    pub(super) sent_bytes: u64,
 }
 
 impl Crowd {
-    fn new(discs_count: u64, data: File) -> Self {
-        let pool = Pool::new(&[(8 << 10, 16), (1 << 20, 1), (PAYLOAD_BYTES_MAX as usize, 1)]);
+    pub(super) fn new(discs_count: u64, data: File) -> Self {
+        Self::with_pool(discs_count, data, Pool::new(&[(8 << 10, 16), (1 << 20, 1), (PAYLOAD_BYTES_MAX as usize, 1)]))
+    }
+
+    pub(super) fn with_pool(discs_count: u64, data: File, pool: Pool) -> Self {
         let (events, _) = mpsc::channel(1);
         let engine = Engine::new(events, Patience::default(), pool);
         let receive = Pool::new(&[(RECEIVE_BYTES, 4)]);
@@ -81,7 +84,7 @@ impl Crowd {
     }
 
     /// A client sends this, and everything that follows from it is done.
-    fn send(&mut self, client: usize, bytes: &[u8]) -> Cost {
+    pub(super) fn send(&mut self, client: usize, bytes: &[u8]) -> Cost {
         let received = self.receive(client, bytes);
         self.run(vec![received])
     }
@@ -99,8 +102,16 @@ impl Crowd {
         }
     }
 
+    /// An order, and what follows from it. It is answered at once.
+    pub(super) fn order(&mut self, letter: impl FnOnce(Reply) -> Letter) -> Result<(), ShardError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.engine.deliver(letter(reply));
+        self.run(vec![]);
+        answer.try_recv().expect("it is answered")
+    }
+
     /// Turns, until nothing is left to do.
-    fn run(&mut self, mut completions: Vec<Completion>) -> Cost {
+    pub(super) fn run(&mut self, mut completions: Vec<Completion>) -> Cost {
         let (mut cost, looks_before) = (Cost::default(), self.looks_count());
         loop {
             cost.turns_count += 1;
@@ -127,7 +138,7 @@ impl Crowd {
                 }
                 Op::Read { range, .. } | Op::Write { range, .. } => range.length(),
                 Op::Transmit { batch, .. } => batch.unsent().map(|bytes| bytes.len() as u64).sum(),
-                Op::Sync { .. } => 0,
+                Op::Sync { .. } | Op::Allocate { .. } => 0,
                 other => panic!("{other:?} is not expected"),
             };
             if matches!(op, Op::Transmit { .. }) {
@@ -187,7 +198,7 @@ fn request(command: u16, flags: u16, length: u64) -> Vec<u8> {
     bytes
 }
 
-fn file() -> File {
+pub(super) fn file() -> File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(DISC_BYTES).unwrap();
     file

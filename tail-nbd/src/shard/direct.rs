@@ -209,9 +209,8 @@ impl Shard {
         if is_write {
             disc.sparse.handle_written(change.blocks);
             // Whatever the result is: some of it may be there.
-            if let Some(dirty) = &mut disc.dirty {
-                dirty.mark(change.range);
-            }
+            let paid_bytes = self.transfers.get_mut(change.transfer).map(|transfer| &mut transfer.paid_bytes);
+            disc.note_written(self.now, change.range, paid_bytes);
         }
         match progress(completion.result, range, change.block_bytes) {
             Ok(None) if is_write => self.end_change(id, Ok(())),

@@ -401,6 +401,16 @@ impl Shards {
         self.ask(number, |reply| Letter::Track(number, None, reply)).await
     }
 
+    /// Has clients write no more than so many bytes a second that are not among what was written already, until the next
+    /// call or [`Shards::untrack`]; `None` is as many as they want. Who has to wait does so a few seconds at most; reads
+    /// never do.
+    ///
+    /// # Errors
+    /// When it is not noted what is written, or the disc is not open.
+    pub async fn brake(&self, number: DiscNumber, bytes_per_s: Option<u64>) -> Result<(), ShardError> {
+        self.ask(number, |reply| Letter::Brake(number, bytes_per_s, reply)).await
+    }
+
     /// Takes about `bytes_max` bytes of what was written since [`Shards::track`] and not taken yet; 0 only asks how much
     /// there is.
     ///

@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! * everything of a disc is touched by one thread only; there is no lock on the data path;
-//! * a buffer is in the pool, in a connection, in a batch, or in the kernel: it is moved, never shared;
+//! * a buffer is in the pool, in a connection, in a batch, in the kernel, or waits for a brake: it is moved, never shared;
 //! * who finds no buffer waits in one queue and is served first in the next turn; nothing grows meanwhile, because
 //!   what waits is not received from;
 //! * a panic ends one disc: its clients are cut, its I/O ends, the others do not notice.
@@ -20,6 +20,7 @@
 
 mod access;
 mod alarms;
+mod braking;
 mod carry;
 mod clients;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod tracking;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
+pub use braking::Braked;
 pub use carry::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, Inherited, Suspended};
 pub(crate) use clients::{configure, configure_listener};
 pub use handle::{

@@ -58,6 +58,10 @@ impl Shard {
                 let answer = self.track(number, map);
                 let _ = reply.send(answer);
             }
+            Letter::Brake(number, bytes_per_s, reply) => {
+                let answer = self.brake(number, bytes_per_s);
+                let _ = reply.send(answer);
+            }
             Letter::TakeWritten(number, bytes_max, reply) => {
                 drop(reply.send(self.take_written(number, bytes_max)));
             }
@@ -114,6 +118,7 @@ impl Shard {
             locks: Locks::default(),
             sparse: Sparse::default(),
             dirty: None,
+            brake: None,
             connections: Vec::new(),
             state,
             accepting: false,

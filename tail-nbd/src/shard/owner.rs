@@ -41,7 +41,7 @@ pub(super) struct Shard {
     pub(super) unlocked: Unlocked,
     pub(super) pool: Pool,
     /// What one disc may have of it, in bytes.
-    held_bytes_max: usize,
+    pub(super) held_bytes_max: usize,
     /// For replies without a copy; `None` copies always.
     pub(super) pipes: Option<Pipes>,
     /// Where clients that want TLS are handed over; `None` offers none.
@@ -57,6 +57,8 @@ pub(super) struct Shard {
     starved: Vec<Token>,
     /// Connections to be looked at in this turn.
     touched: Vec<Token>,
+    /// Discs that have a brake.
+    pub(super) braked: Vec<Token>,
     /// Discs that are being frozen.
     pub(super) freezing: Vec<Token>,
     /// Who waits until all of them are.
@@ -119,6 +121,7 @@ impl Shard {
             waiting: VecDeque::new(),
             starved: Vec::new(),
             touched: Vec::new(),
+            braked: Vec::new(),
             freezing: Vec::new(),
             freezing_all: None,
             cancels_due: false,
@@ -161,7 +164,7 @@ impl Shard {
         if self.hurried {
             return Some(self.now);
         }
-        self.alarms.next_at().into_iter().chain(self.again_at).min()
+        self.alarms.next_at().into_iter().chain(self.again_at).chain(self.braked_until()).min()
     }
 
     /// True when there is nothing left to do for ever.
@@ -199,6 +202,7 @@ impl Shard {
         if self.again_at.is_some_and(|at| at <= self.now) {
             self.look();
         }
+        self.take_unbraked(work);
         work.extend(self.waiting.drain(..).map(Work::Waiter));
     }
 
@@ -217,6 +221,7 @@ impl Shard {
                     self.advance(connection);
                 }
             }
+            Work::Braked(disc) => self.go_on_braked(disc),
             Work::Connection(connection) => {
                 if let Some(touched) = self.connections.get_mut(connection) {
                     touched.touched = false;
@@ -426,6 +431,7 @@ impl Shard {
         }
         self.stop_receiving(token);
         self.abandon_suspended(token);
+        self.abandon_braked(token);
         self.touch(token);
     }
 
@@ -559,6 +565,7 @@ impl Shard {
         disc.connections.clear();
         disc.withdrawals.clear();
         disc.suspended.clear();
+        disc.brake = None;
         disc.barrier = disc::barrier::Barrier::new(disc.barrier.failed());
         let was = std::mem::replace(&mut disc.state, disc::State::Panicked);
         let number = disc.number;
@@ -597,6 +604,8 @@ impl Shard {
 pub(super) enum Work {
     /// It waited for a buffer.
     Waiter(Waiter),
+    /// Some of what waited for its brake may go on.
+    Braked(Token),
     /// Something happened to it.
     Connection(Token),
 }

@@ -32,6 +32,9 @@ impl Shard {
             return Err(ShardError::Busy(number));
         }
         disc.dirty = map;
+        if let Some(brake) = &mut disc.brake {
+            brake.forgive();
+        }
         Ok(())
     }
 

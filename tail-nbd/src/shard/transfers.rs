@@ -60,7 +60,7 @@ impl Shard {
         self.outbox.push_back((Owner::Transfer(id), Op::Read { file, buffer, start: 0, range, cold }));
     }
 
-    /// Writes a piece whose payload is whole; `last` says that no more is to come.
+    /// A piece's payload is whole; `last` says that no more is to come. It is written when no brake holds it.
     pub(super) fn submit_write(&mut self, id: Token, buffer: Buffer, range: ByteRange, last: bool) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.landing = !last;
@@ -69,6 +69,17 @@ impl Shard {
             return self.finish_write(id);
         }
         transfer.writes_count += 1;
+        self.brake_piece(id, buffer, range);
+    }
+
+    /// Writes a piece.
+    pub(super) fn begin_write(&mut self, id: Token, buffer: Buffer, range: ByteRange) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        // Since it came, another piece may have failed, or the rest of them been given up.
+        if transfer.error.is_some() || transfer.abandoned {
+            transfer.writes_count -= 1;
+            return self.finish_write(id);
+        }
         let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
         if let Some(blocks) = disc.blocks_of(range) {
             return self.submit_change(id, buffer, range, blocks);
@@ -144,11 +155,13 @@ impl Shard {
             // may be half-way through one.
             mode::end_direct(&disc.data);
         }
+        // Who has a lock comes to his end: others wait for it.
+        let may_stop = !cut && !transfer.locked;
         match op {
             // Past the page cache there is nothing to be read ahead into.
             Some(Op::Prefetch { .. }) if disc.block_bytes.is_some() => self.conclude(id),
-            // Who has a lock comes to his end: others wait for it.
-            Some(_) if !cut && !transfer.locked && self.suspend(id) => {}
+            Some(_) if may_stop && self.suspend(id) => {}
+            Some(ref op) if may_stop && self.brakes_step(id, op) => {}
             Some(op) if !cut => {
                 if op.changes_file() && !self.lock_blocks(id) {
                     return;
@@ -173,11 +186,12 @@ impl Shard {
                 Op::Allocate { range, .. } => disc.sparse.handle_zeroed(*range),
                 _ => {}
             }
-            if let Op::Write { range, .. } | Op::Allocate { range, .. } | Op::WriteZeroBytes { range, .. } =
-                &completion.op
-                && let Some(dirty) = &mut disc.dirty
-            {
-                dirty.mark(*range);
+            match &completion.op {
+                Op::Write { range, .. } | Op::WriteZeroBytes { range, .. } => {
+                    disc.note_written(self.now, *range, Some(&mut transfer.paid_bytes));
+                }
+                Op::Allocate { range, .. } => disc.note_written(self.now, *range, None),
+                _ => {}
             }
         }
         match completion.op {

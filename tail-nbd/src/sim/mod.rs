@@ -13,7 +13,7 @@
 //! * [`network`]: bytes arrive in arbitrary pieces; connections break anywhere, and now and then all at once;
 //! * [`client`]: several discs with several clients each, which know by their [`history`] what every byte may be; some
 //!   are rude, some stop in the middle;
-//! * [`world`]: orders of the control side, among them that discs grow and shrink, crashes of the process and of
+//! * [`world`]: orders of the control side, among them that discs grow and shrink, are copied and have brakes, crashes of the process and of
 //!   the machine, panics, new processes that take over or fail to; and what must hold.
 //!
 //! What is checked, besides what clients see (read-your-writes, errors without a reason, FLUSH and FUA over a loss of
@@ -21,7 +21,7 @@
 //! flight (safety rule 4); nobody is cut off without a reason, also when another disc panics (rule 27); one sync of
 //! a file at a time, and none succeeds after one that failed (rule 17); a turn is taken only when there is a reason
 //! to wake up, so that whoever waits without one is stuck for ever and found; nothing of a frozen disc is in flight, and
-//! who uses it notices nothing but the wait; at the end no buffer, request or operation
+//! who uses it notices nothing but the wait; all that is written to a disc that is copied is noted; at the end no buffer, request or operation
 //! is left.
 //!
 //! A seed that fails is printed. `SEED=17 cargo test -p tail-nbd seeds` repeats it, `SEEDS=100000` runs so many.

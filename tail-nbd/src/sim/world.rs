@@ -1,5 +1,6 @@
 //! Discs, clients and what happens to them.
 
+mod copying;
 mod sizes;
 mod succession;
 
@@ -17,6 +18,7 @@ use crate::ring::op::Completion;
 use crate::shard::engine::{Census, Engine};
 use crate::shard::{Access, OpenDisc, Patience, ShardError, ShardEvent};
 use crate::time::Instant;
+use copying::Copying;
 use sizes::Resize;
 use spine::id::DiscNumber;
 use spine::secret::Secret;
@@ -46,6 +48,8 @@ pub(super) struct Plan {
     pub(super) order: u64,
     /// A disc is frozen; it goes on soon.
     pub(super) freeze: u64,
+    /// Something happens to the copying of a disc that is being moved.
+    pub(super) copy: u64,
     /// Another process takes over, or fails to.
     pub(super) upgrade: u64,
     /// The process or the machine crashes.
@@ -104,6 +108,7 @@ pub(super) struct Export {
     withdrawals: Vec<Withdrawal>,
     /// It was ordered to freeze, and not yet to go on.
     frozen: Option<Frozen>,
+    copying: Option<Copying>,
     sync_failed: Option<Tick>,
     /// It was told to panic.
     doomed: bool,
@@ -288,6 +293,7 @@ impl World {
         self.check_bounds()?;
         self.take_answers()?;
         self.check_frozen()?;
+        self.check_copies()?;
         self.go_on_with_upgrade()?;
         self.take_events()
     }
@@ -464,6 +470,8 @@ impl World {
                 letters.push(self.thaw(disc));
             } else if self.chance.one_in(self.plan.freeze) {
                 letters.extend(self.freeze(disc));
+            } else if self.chance.one_in(self.plan.copy) {
+                letters.extend(self.copy(disc));
             } else if self.chance.one_in(self.plan.order) {
                 letters.extend(self.order(disc));
             }
@@ -497,7 +505,7 @@ impl World {
                 (export.standing, export.frozen) = (Standing::Closing(answer), None);
                 Some(Letter::Close(export.number, reply))
             }
-            1 if export.frozen.is_some() => None,
+            1 if export.frozen.is_some() || export.copying.is_some() => None,
             1 => Some(self.resize(disc)),
             _ => {
                 let mut attachments = Vec::new();
@@ -647,7 +655,7 @@ impl World {
         for export in &mut self.exports {
             export.withdrawals.clear();
             export.orphans.clear();
-            export.frozen = None;
+            (export.frozen, export.copying) = (None, None);
             export.history.finish_all(self.tick);
             if power {
                 export.lose_power(&mut self.chance)?;
@@ -739,6 +747,7 @@ impl Export {
             standing: Standing::Closed,
             withdrawals: Vec::new(),
             frozen: None,
+            copying: None,
             sync_failed: None,
             doomed: false,
             orphans: Vec::new(),

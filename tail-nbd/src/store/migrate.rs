@@ -30,9 +30,6 @@ use spine::resource::migration::{MigrationError, MigrationErrorKind, MigrationOr
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// How long a braked disc is let go, or held, at a time; eight of these are one round.
-const BRAKE_STEP: Duration = Duration::from_millis(10);
-
 /// One move, on the jobs thread.
 pub(super) struct Move {
     pub(super) store: Arc<Store>,
@@ -99,6 +96,8 @@ impl Move {
                 }
                 return Err(ended);
             };
+            // Whatever this takes, clients do not wait for it. An error says that nothing is noted yet.
+            let _ = self.store.shards().brake(self.disc.name.number, None).await;
             self.tell_held_up(ended);
             let pausing = async {
                 tokio::time::sleep(pause).await;
@@ -138,6 +137,7 @@ impl Move {
         stopping: &Cancel,
     ) -> Result<HandOver, Ended> {
         let mut next = Next::Pass;
+        self.brake(convergence).await?;
         loop {
             next = match next {
                 Next::Pass if copier.ledger().has_walked() => {
@@ -180,7 +180,7 @@ impl Move {
         self.end_pass(copier, convergence, began, before).await
     }
 
-    /// Sends what was written since the last pass. Clients that outrun the wire are braked meanwhile.
+    /// Sends what was written since the last pass.
     async fn pass(&self, copier: &mut Copier, convergence: &mut Convergence) -> Result<Next, Ended> {
         let (shards, number) = (self.store.shards(), self.disc.name.number);
         let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
@@ -193,35 +193,8 @@ impl Move {
             moving.report.bytes_left = left_bytes;
         });
         let told = |copied: u64| self.tell_left(copied, left_bytes.saturating_sub(copied - before));
-        let sending = copier.send_written(shards, left_bytes, &told);
-        match convergence.brake_eighths() {
-            0 => sending.await.map(drop)?,
-            eighths => {
-                let braked = tokio::select! {
-                    biased;
-                    sent = sending => sent.map(drop),
-                    ended = self.brake(eighths) => Err(ended),
-                };
-                let _ = shards.thaw(number).await;
-                braked?;
-            }
-        }
+        copier.send_written(shards, left_bytes, &told).await?;
         self.end_pass(copier, convergence, began, before).await
-    }
-
-    /// Holds the disc for that part of the time, until it is dropped.
-    async fn brake(&self, eighths: u32) -> Ended {
-        let (shards, number) = (self.store.shards(), self.disc.name.number);
-        loop {
-            if let Err(error) = shards.freeze(number).await {
-                return Ended::new(MigrationErrorKind::Stopped, describe(&error));
-            }
-            tokio::time::sleep(BRAKE_STEP * eighths).await;
-            if let Err(error) = shards.thaw(number).await {
-                return Ended::new(MigrationErrorKind::Stopped, describe(&error));
-            }
-            tokio::time::sleep(BRAKE_STEP * (8 - eighths)).await;
-        }
     }
 
     async fn end_pass(
@@ -244,12 +217,21 @@ impl Move {
             sync_ms: ms(sent.elapsed()),
             left_bytes,
         });
+        self.brake(convergence).await?;
         self.tell(|moving| {
             moving.report.bytes_left = left_bytes;
             moving.report.dirtied_bytes_per_s = Some(left_bytes.saturating_mul(1000) / ms(took).max(1));
             moving.report.expected_pause_ms = Some(convergence.expected_pause_ms(left_bytes));
         });
         Ok(next)
+    }
+
+    /// Slows down what clients write as far as that is necessary now. It ends with the noting of what is written.
+    async fn brake(&self, convergence: &Convergence) -> Result<(), Ended> {
+        let Some(bytes_per_s) = convergence.brake_bytes_per_s() else { return Ok(()) };
+        tracing::debug!(disc = %self.disc.name, bytes_per_s, "what its clients write is slowed down");
+        let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
+        self.store.shards().brake(self.disc.name.number, Some(bytes_per_s)).await.map_err(closed)
     }
 
     pub(super) fn hello(&self, size_bytes: u64, fenced: Option<Attempt>) -> Hello {

@@ -18,6 +18,7 @@ impl World {
             matches!(export.standing, Standing::Serving)
                 && !export.doomed
                 && export.frozen.is_none()
+                && export.copying.is_none()
                 && export.withdrawals.is_empty()
         });
         if !is_quiet || self.upgrading.is_some() {
