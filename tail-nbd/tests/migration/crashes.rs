@@ -1,11 +1,12 @@
-//! The crash table, row by row, with processes that are killed at the very message that the row is about, both restart orders,
-//! under a client that writes (nbd.md section 3, point 9; safety rules 11, 18, 19).
+//! The crash table, row by row: processes are killed, or machines lose their power, at the very message that the row is about,
+//! with both restart orders, under a client that writes (nbd.md section 3, point 9; safety rules 11, 18, 19).
 
 use crate::{
     DISC, SIZE,
     netns::{
         self,
         brain::{DEADLINE, ok},
+        pool::SmallPool,
     },
     pair::{Pair, phase, writes},
     proxy::{OWN, Proxy, Rule, TO_TAIL2},
@@ -17,17 +18,37 @@ use std::time::Duration;
 /// Whom to kill, in the order in which they start again.
 const VICTIMS: [&[usize]; 4] = [&[1], &[2], &[1, 2], &[2, 1]];
 
-/// Kills while the first frame that says `what` is on its way, and `target` is what the target is then. Behind `commit` the
+/// How a tail ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What it has written is in the page cache.
+    Killed,
+    /// What was not made durable is lost.
+    Power,
+}
+
+/// Ends tails while the first frame that says `what` is on its way, and `target` is what the target is then. Behind `commit` the
 /// source has given the disc up.
-fn row(what: &'static str, target: &str) {
+fn row(what: &'static str, target: &str, end: End) {
     for victims in VICTIMS {
         let mut pair = Pair::new();
+        let pools: Vec<_> = match end {
+            End::Killed => vec![],
+            End::Power => pair.tails.iter().map_while(|tail| SmallPool::mount_ext4(tail, 160)).collect(),
+        };
+        if end == End::Power && pools.len() < 2 {
+            return;
+        }
         let client = pair.lan.client.clone();
         netns::run_in(&client.clone(), || async move {
+            let mut pools = pools;
             let proxy = Proxy::to_tail2(&client);
             pair.start().await;
             pair.make_disc().await;
-            let writer = Writer::paced(client, SIZE, Duration::from_millis(1));
+            let writer = match end {
+                End::Killed => Writer::paced(client, SIZE, Duration::from_millis(1)),
+                End::Power => Writer::careful(client),
+            };
             pair.expect_by(2, SIZE, OWN, 1, 2).await;
             proxy.rule(Rule::Hold(what));
             pair.order_by(2, TO_TAIL2, 1, 2).await;
@@ -36,6 +57,9 @@ fn row(what: &'static str, target: &str) {
                 pair.tails[victim - 1].kill();
                 // As the service does after any end of the process.
                 assert!(pair.tails[victim - 1].output(&["remove-addresses"]).status.success());
+                if end == End::Power && !pools[victim - 1].lose_power() {
+                    return;
+                }
             }
             let is_fenced = matches!(what, "commit" | "serving");
             proxy.rule(if is_fenced { Rule::Pass } else { Rule::Refuse });
@@ -76,20 +100,40 @@ async fn called_off(pair: &mut Pair, target: &str) -> usize {
 
 #[test]
 fn before_prepared_the_truth_is_at_the_source() {
-    row("data", "incoming");
+    row("data", "incoming", End::Killed);
 }
 
 #[test]
 fn a_target_that_has_prepared_serves_nobody_and_the_source_serves_on() {
-    row("prepared", "prepared");
+    row("prepared", "prepared", End::Killed);
 }
 
 #[test]
 fn rule19_behind_fenced_the_truth_is_at_the_target() {
-    row("commit", "prepared");
+    row("commit", "prepared", End::Killed);
 }
 
 #[test]
 fn a_target_that_serves_is_the_owner_whoever_is_killed() {
-    row("serving", "owner");
+    row("serving", "owner", End::Killed);
+}
+
+#[test]
+fn before_prepared_a_loss_of_power_loses_nothing_that_was_durable() {
+    row("data", "incoming", End::Power);
+}
+
+#[test]
+fn what_is_prepared_is_so_after_a_loss_of_power() {
+    row("prepared", "prepared", End::Power);
+}
+
+#[test]
+fn rule19_a_loss_of_power_behind_fenced_loses_nothing() {
+    row("commit", "prepared", End::Power);
+}
+
+#[test]
+fn a_loss_of_power_at_the_target_that_serves_loses_nothing_that_was_durable() {
+    row("serving", "owner", End::Power);
 }

@@ -6,6 +6,7 @@ mod netns;
 mod crashes;
 mod cuts;
 mod fence;
+mod filesystems;
 mod interruption;
 mod order;
 mod pair;

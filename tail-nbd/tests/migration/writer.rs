@@ -15,7 +15,7 @@ use std::{
 use tail_nbd::nbd::{
     client::{Client, Reply},
     request::Header,
-    wire::{command_type, option_reply, option_type},
+    wire::{command_flag, command_type, option_reply, option_type},
 };
 
 /// A client that connects again whenever it is cut off, and sends again what was not answered: as qemu does.
@@ -38,15 +38,24 @@ impl Writer {
         Self::paced(namespace, SIZE, Duration::ZERO)
     }
 
+    /// Has each write made durable before it is acknowledged.
+    pub fn careful(namespace: String) -> Self {
+        Self::spawn(namespace, SIZE, Duration::from_millis(1), command_flag::FUA)
+    }
+
     /// The same on a disc of `size` bytes, resting between two writes.
     pub fn paced(namespace: String, size: u64, rest: Duration) -> Self {
+        Self::spawn(namespace, size, rest, 0)
+    }
+
+    fn spawn(namespace: String, size: u64, rest: Duration, flags: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let file = File::open(format!("/run/netns/{namespace}")).unwrap();
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
-            write_until(&stopped, size, rest)
+            write_until(&stopped, size, rest, flags)
         });
         Self { stop, thread }
     }
@@ -57,7 +66,7 @@ impl Writer {
     }
 }
 
-fn write_until(stop: &AtomicBool, size: u64, rest: Duration) -> Written {
+fn write_until(stop: &AtomicBool, size: u64, rest: Duration, flags: u16) -> Written {
     let mut written = Written { blocks: Default::default(), writes: 0, longest: Duration::ZERO };
     let mut connection = None;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -75,7 +84,7 @@ fn write_until(stop: &AtomicBool, size: u64, rest: Duration) -> Written {
                 connection = connect().ok();
             }
             if let Some(open) = &mut connection {
-                if write_block(open, block, value).is_ok() {
+                if write_flagged(open, block, value, flags).is_ok() {
                     break;
                 }
                 connection = None;
@@ -128,10 +137,14 @@ pub fn next((socket, client, replies): &mut Connection) -> std::io::Result<Reply
 }
 
 pub fn write_block(connection: &mut Connection, block: u64, value: u64) -> std::io::Result<()> {
+    write_flagged(connection, block, value, 0)
+}
+
+fn write_flagged(connection: &mut Connection, block: u64, value: u64, flags: u16) -> std::io::Result<()> {
     let (offset, length) = (block * 4096, 4096);
     let command = if value == 0 { command_type::WRITE_ZEROES } else { command_type::WRITE };
     let mut out = vec![];
-    connection.1.write_request(&mut out, Header { flags: 0, command, cookie: 7, offset, length });
+    connection.1.write_request(&mut out, Header { flags, command, cookie: 7, offset, length });
     if value != 0 {
         out.extend((0..512u64).flat_map(|word| (value ^ word).to_le_bytes()));
     }
