@@ -76,6 +76,13 @@ impl ByteRange {
         self.offset < other.end() && other.offset < self.end()
     }
 
+    /// The part from the byte `start` on, which is not in front of it; `None` when there is none.
+    #[must_use]
+    pub fn from(self, start: u64) -> Option<Self> {
+        let length = self.end().checked_sub(start).filter(|length| *length > 0)?;
+        Some(Self { offset: start, length })
+    }
+
     /// The piece that starts `done` bytes into the range and is at most `piece_bytes_max` long.
     ///
     /// # Panics

@@ -42,6 +42,7 @@ fn pure_files_know_neither_kernel_nor_clock() {
         "disc/warmth.rs",
         "memory.rs",
         "disc/dirty.rs",
+        "migration/checked.rs",
         "migration/converge.rs",
         "migration/handover.rs",
         "migration/ledger.rs",

@@ -140,6 +140,9 @@ fn migration(order: &MigrationOrder) -> MigrationReport {
         expected_pause_ms: None,
         pause_ms: None,
         verified_percent: None,
+        verified_bytes: 0,
+        mismatched_bytes: 0,
+        allocation_equal: None,
         waiting: None,
         error: None,
     }

@@ -164,12 +164,25 @@ pub struct MigrationReport {
     /// How much of the copy was read back and compared, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_percent: Option<u8>,
+    /// The same in bytes: what was written again since does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub verified_bytes: u64,
+    /// What the target's disk had not as it was written, in bytes: it was sent again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mismatched_bytes: u64,
+    /// Whether both copies take as much space, within a hundredth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation_equal: Option<bool>,
     /// What it waits for, when it does not get on. It goes on by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<MigrationError>,
     /// Why it ended without a hand-over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<MigrationError>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Which end of a move a tail is.

@@ -3,7 +3,7 @@
 //! A link that breaks loses what was under way, nobody knows how much. So everything sent counts as lost with it, and is
 //! sent again, until the target has said `Synced` behind it. In the first pass that is what lies behind `position`; in the
 //! others, what is in `unacknowledged`. When the target has another copy than before nothing counts any more, and the first pass
-//! begins anew.
+//! begins anew. What may be at the target all the same is compared, and not just sent.
 
 use crate::disc::dirty::Dirty;
 use crate::geometry::{ByteRange, DiscSize};
@@ -21,6 +21,10 @@ pub struct Ledger {
     position: u64,
     /// The first pass: everything in front of it is sent.
     sent_to: u64,
+    /// The first pass: behind this nothing was ever sent.
+    begun_to: u64,
+    /// The first pass: in front of this the target may have something already.
+    compare_to: u64,
     /// How often the target has acknowledged something.
     acknowledged_count: u64,
     /// What is to be sent next, besides the first pass.
@@ -32,15 +36,31 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Nothing is sent yet.
-    pub fn new(size: DiscSize) -> Self {
+    /// Nothing is sent yet, to a target that has nothing, or something from before.
+    pub fn new(size: DiscSize, is_empty: bool) -> Self {
+        let compare_to = if is_empty { 0 } else { size.bytes() };
         let (unacknowledged, lost) = (Dirty::new(size), Dirty::new(size));
-        Self { size, position: 0, sent_to: 0, acknowledged_count: 0, pending: VecDeque::new(), unacknowledged, lost }
+        Self {
+            size,
+            position: 0,
+            sent_to: 0,
+            begun_to: 0,
+            compare_to,
+            acknowledged_count: 0,
+            pending: VecDeque::new(),
+            unacknowledged,
+            lost,
+        }
     }
 
     /// Where the first pass goes on, in bytes.
     pub fn sent_to(&self) -> u64 {
         self.sent_to
+    }
+
+    /// True when the target may have something of what the first pass comes to next.
+    pub fn compares(&self) -> bool {
+        self.sent_to < self.compare_to
     }
 
     /// True when the target has acknowledged the whole first pass.
@@ -56,6 +76,11 @@ impl Ledger {
     /// What is to be sent besides the first pass, in bytes.
     pub fn held_bytes(&self) -> u64 {
         self.lost.bytes() + self.pending.iter().map(|run| run.length()).sum::<u64>()
+    }
+
+    /// The first pass is about to be sent up to `end`.
+    pub fn handle_begun(&mut self, end: u64) {
+        self.begun_to = self.begun_to.max(end);
     }
 
     /// The first pass has been sent up to `end`.
@@ -93,16 +118,18 @@ impl Ledger {
         self.acknowledged_count += 1;
     }
 
-    /// The link broke, and there is another one, to what the target had or to another copy.
-    pub fn handle_reopened(&mut self, is_same_copy: bool) {
+    /// The link broke, and there is another one, to what the target had or to another copy, which may be empty.
+    pub fn handle_reopened(&mut self, is_same_copy: bool, is_empty: bool) {
         if is_same_copy {
+            self.compare_to = self.compare_to.max(self.begun_to);
             for run in self.unacknowledged.take(u64::MAX, usize::MAX) {
                 self.lost.mark(run);
             }
         } else {
             (self.unacknowledged, self.lost) = (Dirty::new(self.size), Dirty::new(self.size));
             self.pending.clear();
-            self.position = 0;
+            (self.position, self.begun_to) = (0, 0);
+            self.compare_to = if is_empty { 0 } else { self.size.bytes() };
         }
         self.sent_to = self.position;
     }
@@ -147,7 +174,18 @@ mod tests {
         fn walk(&mut self, blocks: u64) {
             let (from, size) = (self.ledger.sent_to(), self.ledger.size);
             let end = (from + blocks * BLOCK).min(size.bytes());
-            self.send(size.range(from, end - from).unwrap());
+            let compares = self.ledger.compares();
+            self.ledger.handle_begun(end);
+            if compares {
+                self.arrive(usize::MAX);
+            }
+            for block in from / BLOCK..end / BLOCK {
+                let theirs = self.target.get(&block).copied();
+                assert!(compares || theirs.is_none(), "what is there is compared");
+                if !compares || theirs != Some(self.source[block as usize]) {
+                    self.send(size.range(block * BLOCK, BLOCK).unwrap());
+                }
+            }
             self.ledger.handle_walked(end);
         }
 
@@ -173,7 +211,7 @@ mod tests {
         ) {
             let size = DiscSize::from_bytes(BLOCKS * BLOCK).unwrap();
             let mut world = World {
-                ledger: Ledger::new(size),
+                ledger: Ledger::new(size, true),
                 source: vec![0; BLOCKS as usize],
                 dirty: vec![],
                 link: vec![],
@@ -193,13 +231,13 @@ mod tests {
                     12..14 => world.sync(),
                     14 | 15 if count > 0 => {
                         world.link.clear();
-                        world.ledger.handle_reopened(true);
+                        world.ledger.handle_reopened(true, false);
                     }
                     _ => {
                         // The target's machine lost its power.
                         world.link.clear();
                         world.target = world.durable.clone();
-                        world.ledger.handle_reopened(false);
+                        world.ledger.handle_reopened(false, world.target.is_empty());
                     }
                 }
             }

@@ -4,7 +4,7 @@
 //! whoever waits for an answer with a deadline goes on with the same connection.
 
 use super::Ended;
-use super::wire::{self, Control, HEADER_BYTES, Header, Message, WireError};
+use super::wire::{self, Control, Digest, HEADER_BYTES, Header, Message, WireError};
 use crate::describe::describe;
 use crate::tls::Identity;
 use rustix::net::sockopt;
@@ -192,6 +192,11 @@ impl Link {
     /// Queues a hole of the disc.
     pub fn queue_hole(&mut self, offset: u64, length: u64) {
         wire::write_hole(&mut self.output, offset, length);
+    }
+
+    /// Queues what there is in some chunks of the disc.
+    pub fn queue_digests(&mut self, digests: &[Digest], is_last: bool) {
+        wire::write_digests(&mut self.output, digests, is_last);
     }
 
     /// Sends what is queued.

@@ -35,12 +35,17 @@
 //! * [`patience`]: how long to wait for what holds a move up; pure.
 //! * [`handover`]: who owns the disc; pure, and explored exhaustively.
 //! * [`source`], [`target`]: the copying at both ends, on the jobs thread.
+//! * [`compare`]: what the target has, compared with what the source has. [`digest`]: chunk by chunk. [`checked`]: with what
+//!   result; pure.
 //!
 //! What a move means for the disc, its record and its clients is in [`crate::store`]: `depart`, `migrate`, `cede` and `receive`.
 //!
 //! Deliberately absent: see "What is not there yet" in `docs/migration.md`.
 
+pub mod checked;
+pub mod compare;
 pub mod converge;
+pub mod digest;
 pub mod handover;
 pub mod ledger;
 pub mod link;
@@ -83,6 +88,7 @@ impl Ended {
             Message::Control(_) => "a word",
             Message::Data { .. } => "data",
             Message::Hole { .. } => "a hole",
+            Message::Digests { .. } => "what it has",
         };
         Self::new(MigrationErrorKind::Protocol, format!("the other tail sent {what} out of turn"))
     }

@@ -5,6 +5,9 @@
 //! client writes meanwhile; that write is marked when it is over, and sent in a later pass.
 
 use super::Ended;
+use super::checked::Checked;
+use super::compare::CHUNKS_MAX;
+use super::digest::Chunks;
 use super::ledger::Ledger;
 use super::link::Link;
 use super::pace::Pace;
@@ -21,31 +24,60 @@ use spine::resource::migration::MigrationErrorKind;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::os::unix::fs::MetadataExt as _;
 
 /// What is taken from the map of written blocks at once, in bytes.
 const TAKE_BYTES: u64 = 8 << 20;
 
-/// What is sent in the first pass before the target has to acknowledge it, in bytes, and in pieces of 10 ms where there is
-/// a limit: that much is sent again when the link breaks.
+/// What is sent in the first pass before the target reads it back, in bytes, and in pieces of 10 ms where there is a limit:
+/// that much is compared again when the link breaks.
 const STRETCH_BYTES: u64 = 64 << 20;
 const STRETCH_PIECES: u64 = 200;
+
+/// How much of what was read only to be sent may stay in the page cache for the comparing, in bytes.
+const UNCACHED_BYTES_MAX: u64 = 2 * STRETCH_BYTES;
+
+/// How far the space that the two files take may be apart besides a hundredth, in bytes: file systems keep their maps in it.
+const ALIKE_BYTES: u64 = 1 << 20;
+
+/// What came of reading the copy back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// What is on the target's disk as it was sent, and was not sent again since, in bytes of whole chunks.
+    pub bytes: u64,
+    /// The same in percent of what has data in it.
+    pub percent: u8,
+    /// What was not, and was sent again, in bytes.
+    pub mismatched_bytes: u64,
+    /// Both files take as much space, within a hundredth; `None` when that cannot be told.
+    pub allocation_equal: Option<bool>,
+}
 
 /// Sends a disc.
 pub struct Copier {
     /// The connection.
     pub link: Link,
-    pace: Pace,
-    number: DiscNumber,
-    size: DiscSize,
+    pub(super) pace: Pace,
+    pub(super) number: DiscNumber,
+    pub(super) size: DiscSize,
     file: File,
     data: Data,
     buffer: Vec<u8>,
-    credit_bytes: u64,
+    pub(super) credit_bytes: u64,
     copied_bytes: u64,
     copy: CopyId,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     window: Option<Window>,
-    opened: tokio::time::Instant,
+    /// For what is compared.
+    pub(super) chunks: Chunks,
+    pub(super) checked: Checked,
+    pub(super) mismatched_bytes: u64,
+    /// What the copy takes in its pool, when the target last said so.
+    target_bytes: u64,
+    /// What was read only to be sent, and is still in the page cache.
+    uncached: Vec<(u64, u64)>,
+    uncached_bytes: u64,
+    pub(super) opened: tokio::time::Instant,
 }
 
 impl Copier {
@@ -58,7 +90,9 @@ impl Copier {
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
         let welcome = introduce(&mut link, hello).await?;
-        let data = Data::of(&file).map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
+        let unreadable = |error: io::Error| Ended::new(MigrationErrorKind::ReadError, error.to_string());
+        let data = Data::of(&file).map_err(unreadable)?;
+        let chunks = Chunks::new(&file).map_err(unreadable)?;
         Ok(Self {
             link,
             pace,
@@ -70,8 +104,14 @@ impl Copier {
             credit_bytes: welcome.credit_bytes,
             copied_bytes: 0,
             copy: welcome.copy,
-            ledger: Ledger::new(size),
+            ledger: Ledger::new(size, welcome.is_empty),
             window: None,
+            chunks,
+            checked: Checked::new(size),
+            mismatched_bytes: 0,
+            target_bytes: 0,
+            uncached: Vec::new(),
+            uncached_bytes: 0,
             opened: tokio::time::Instant::now(),
         })
     }
@@ -83,13 +123,26 @@ impl Copier {
     pub async fn reopen(&mut self, mut link: Link, hello: Hello) -> Result<(), Ended> {
         let welcome = introduce(&mut link, hello).await?;
         (self.link, self.credit_bytes) = (link, welcome.credit_bytes);
-        self.ledger.handle_reopened(std::mem::replace(&mut self.copy, welcome.copy) == welcome.copy);
+        let is_same_copy = std::mem::replace(&mut self.copy, welcome.copy) == welcome.copy;
+        if !is_same_copy {
+            self.checked = Checked::new(self.size);
+        }
+        self.ledger.handle_reopened(is_same_copy, welcome.is_empty);
         Ok(())
     }
 
     /// How far it is.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What was read back so far.
+    pub fn verified(&self) -> Verified {
+        let (bytes, percent) = self.checked.verified();
+        let own_bytes = self.file.metadata().map(|metadata| metadata.blocks() * 512).ok();
+        let is_alike = |own: u64| own.abs_diff(self.target_bytes) <= (own / 100).max(ALIKE_BYTES);
+        let allocation_equal = own_bytes.map(is_alike);
+        Verified { bytes, percent, mismatched_bytes: self.mismatched_bytes, allocation_equal }
     }
 
     /// Bytes of data sent so far.
@@ -111,36 +164,24 @@ impl Copier {
         Ok(total)
     }
 
-    /// Sends the rest of the first pass, `pass`, which is acknowledged stretch by stretch; the last one is left to
-    /// [`Self::sync`]. `told` hears after each piece how much was sent.
-    ///
-    /// # Errors
-    /// When it fails on either side.
-    pub async fn send_all(&mut self, pass: u32, told: &dyn Fn(u64)) -> Result<(), Ended> {
-        loop {
-            let end = self.stretch_end()?;
-            let start = self.ledger.sent_to();
-            let stretch = self.size.range(start, end - start).expect("it is inside the disc");
-            self.send_range(stretch, told).await?;
-            self.ledger.handle_walked(end);
-            if end == self.size.bytes() {
-                return Ok(());
-            }
-            self.sync(pass).await?;
+    /// What the first pass comes to next; `None` at its end.
+    pub(super) fn next_stretch(&self) -> Result<Option<ByteRange>, Ended> {
+        let (start, size_bytes) = (self.ledger.sent_to(), self.size.bytes());
+        if start == size_bytes {
+            return Ok(None);
         }
-    }
-
-    /// Where the stretch ends that is sent next.
-    fn stretch_end(&self) -> Result<u64, Ended> {
-        let (mut at, end) = (self.ledger.sent_to(), self.size.bytes());
+        let chunk_bytes = self.checked.chunk_bytes();
+        let end_max = start.saturating_add(CHUNKS_MAX * chunk_bytes).min(size_bytes);
         let mut left_bytes = (self.pace.piece_bytes(STRETCH_BYTES) * STRETCH_PIECES).min(STRETCH_BYTES);
-        while let Some((start, stop)) = next_extent(&self.file, at, end).map_err(|error| self.unreadable(at, error))? {
-            if stop - start >= left_bytes {
-                return Ok(start + left_bytes);
+        let (mut at, mut end) = (start, end_max);
+        while let Some((from, to)) = next_extent(&self.file, at, end_max).map_err(|error| self.unreadable(at, error))? {
+            if to - from >= left_bytes {
+                end = (from + left_bytes).next_multiple_of(chunk_bytes).min(end_max);
+                break;
             }
-            (at, left_bytes) = (stop, left_bytes - (stop - start));
+            (at, left_bytes) = (to, left_bytes - (to - from));
         }
-        Ok(end)
+        Ok(self.size.range(start, end - start))
     }
 
     /// Sends what was written, about `bytes_max` of it, and returns how much is left.
@@ -173,8 +214,10 @@ impl Copier {
         self.link.send(&Control::PassEnd { pass }).await?;
         loop {
             match self.hear_copying().await? {
-                Some(Control::Synced { pass: done }) if done == pass => {
+                Some(Control::Synced { pass: done, allocated_bytes }) if done == pass => {
                     self.ledger.handle_synced();
+                    self.forget_uncached();
+                    self.target_bytes = allocated_bytes;
                     return Ok(());
                 }
                 Some(other) => return Err(Ended::unexpected(Message::Control(other))),
@@ -205,7 +248,11 @@ impl Copier {
         Ok(self.hear().await?.filter(|word| !matches!(word, Control::Prepared { .. })))
     }
 
-    async fn send_range(&mut self, range: ByteRange, told: &dyn Fn(u64)) -> Result<(), Ended> {
+    pub(super) async fn send_range(&mut self, range: ByteRange, told: &dyn Fn(u64)) -> Result<(), Ended> {
+        self.checked.handle_sent(range);
+        if self.uncached_bytes > UNCACHED_BYTES_MAX {
+            self.forget_uncached();
+        }
         let mut at = range.offset();
         while at < range.end() {
             let extent = next_extent(&self.file, at, range.end()).map_err(|error| self.unreadable(at, error))?;
@@ -246,15 +293,24 @@ impl Copier {
         if read == 0 {
             return Err(self.unreadable(at, io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")));
         }
-        if let (false, Some(length)) = (was_cached, NonZeroU64::new(length)) {
-            // What no client has asked for is not to push out what they have. A refusal costs cache only.
-            let _ = fadvise(&self.file, at, Some(length), Advice::DontNeed);
+        if !was_cached {
+            self.uncached.push((at, length));
+            self.uncached_bytes += length;
         }
         self.link.queue_data(at, &self.buffer[..read]);
         self.credit_bytes -= read as u64;
         self.copied_bytes += read as u64;
         self.link.flush().await?;
         Ok(read as u64)
+    }
+
+    /// What no client has asked for is not to push out what they have. It stays for as long as it is to be compared.
+    pub(super) fn forget_uncached(&mut self) {
+        self.uncached_bytes = 0;
+        for (at, length) in self.uncached.drain(..) {
+            // A refusal costs cache only.
+            let _ = fadvise(&self.file, at, NonZeroU64::new(length), Advice::DontNeed);
+        }
     }
 
     fn is_cached(&mut self, at: u64, length: u64) -> bool {
@@ -311,17 +367,20 @@ mod tests {
                 let mut link = network.accept(listener.accept().await.unwrap().0).await.unwrap();
                 assert_eq!(link.receive().await.unwrap(), Message::Control(Control::Hello(hello())));
                 let copy = CopyId(uuid::Uuid::from_u128(2));
-                link.send(&Control::Welcome(Welcome { version: VERSION, credit_bytes: 0, copy })).await.unwrap();
+                link.send(&Control::Welcome(Welcome { version: VERSION, credit_bytes: 0, copy, is_empty: true }))
+                    .await
+                    .unwrap();
                 link.send(&late).await.unwrap();
                 link.send(&Control::Credit { bytes: BYTES }).await.unwrap();
                 while link.receive().await.unwrap() != Message::Control(Control::PassEnd { pass: 1 }) {}
                 link.send(&late).await.unwrap();
-                link.send(&Control::Synced { pass: 1 }).await.unwrap();
+                link.send(&Control::Synced { pass: 1, allocated_bytes: BYTES }).await.unwrap();
             };
             let source = async {
                 let link = network.connect(&order).await.unwrap();
                 let mut copier = Copier::open(link, hello(), file, Pace::new(None)).await.unwrap();
-                copier.send_all(1, &|_| {}).await.unwrap();
+                let all = copier.size.range(0, BYTES).unwrap();
+                copier.send_range(all, &|_| {}).await.unwrap();
                 copier.sync(1).await.unwrap();
                 assert_eq!(copier.copied_bytes(), BYTES);
             };

@@ -1,6 +1,9 @@
 //! The copying at the target: what comes over the link, into the data file.
 
 use super::Ended;
+use super::checked::CHUNK_BYTES_MIN;
+use super::digest::Chunks;
+use super::wire::Digest;
 use crate::geometry::{ByteRange, DiscSize};
 use crate::jobs::data::Data;
 use crate::store::refusal::is_full;
@@ -8,6 +11,8 @@ use rustix::fs::{Advice, fadvise};
 use spine::resource::migration::MigrationErrorKind;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::MetadataExt as _;
 
 /// Bytes of data that may be on their way: enough for a fast and distant link, little enough to be written soon.
 pub const CREDIT_BYTES: u64 = 32 << 20;
@@ -17,6 +22,9 @@ const CREDIT_STEP_BYTES: u64 = 4 << 20;
 
 /// How much of the copy may be in the page cache, in bytes, before it is written out and dropped from there.
 const CACHED_BYTES_MAX: u64 = 256 << 20;
+
+/// The longest chunk that a source may ask about, in bytes.
+const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// Takes a disc in.
 pub struct Receiver {
@@ -28,6 +36,9 @@ pub struct Receiver {
     received_bytes: u64,
     lacking: Option<ByteRange>,
     is_spoilt: bool,
+    /// Something was changed since the last sync.
+    is_unsynced: bool,
+    chunks: Chunks,
 }
 
 impl Receiver {
@@ -39,6 +50,7 @@ impl Receiver {
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
         let data = Data::of(&file).map_err(|error| unwritable(0, &error))?;
+        let chunks = Chunks::new(&file).map_err(|error| unwritable(0, &error))?;
         Ok(Self {
             file,
             data,
@@ -48,6 +60,8 @@ impl Receiver {
             received_bytes: 0,
             lacking: None,
             is_spoilt: false,
+            is_unsynced: true,
+            chunks,
         })
     }
 
@@ -88,6 +102,7 @@ impl Receiver {
     pub async fn write(&mut self, offset: u64, bytes: Vec<u8>) -> Result<Option<u64>, Ended> {
         let length = bytes.len() as u64;
         let range = self.check(offset, length)?;
+        self.is_unsynced = true;
         self.data.write_all(offset, bytes).await.map_err(|error| {
             self.lacking = is_full(&error).then_some(range);
             unwritable(offset, &error)
@@ -108,6 +123,7 @@ impl Receiver {
     /// When it is outside the disc, or cannot be done.
     pub async fn punch(&mut self, offset: u64, length: u64) -> Result<(), Ended> {
         self.check(offset, length)?;
+        self.is_unsynced = true;
         self.data.punch(offset, length).await.map_err(|error| unwritable(offset, &error))
     }
 
@@ -120,11 +136,56 @@ impl Receiver {
             self.is_spoilt = true;
             unwritable(0, &error)
         })?;
+        self.is_unsynced = false;
         if std::mem::take(&mut self.cached_bytes) > 0 {
             // A refusal costs cache only.
             let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         }
         Ok(())
+    }
+
+    /// Prepares the reading back of a range, chunk by chunk: what is in the page cache goes, so that it is the disk that
+    /// answers.
+    ///
+    /// # Errors
+    /// When the source may not ask so, or what was received cannot be made durable.
+    pub async fn handle_compare(&mut self, offset: u64, length: u64, chunk_bytes: u64) -> Result<ByteRange, Ended> {
+        let range = self.check(offset, length)?;
+        let chunks_are_sound = chunk_bytes.is_power_of_two()
+            && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes)
+            && offset.is_multiple_of(chunk_bytes);
+        if !chunks_are_sound || length == 0 {
+            return Err(Ended::new(MigrationErrorKind::Protocol, "the other tail asks about chunks that are none"));
+        }
+        if self.is_unsynced {
+            self.sync().await?;
+        }
+        self.forget(range);
+        Ok(range)
+    }
+
+    /// The first chunk of the rest of that range that has anything in it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn next_digest(&mut self, rest: ByteRange, chunk_bytes: u64) -> Result<Option<Digest>, Ended> {
+        let at = rest.offset();
+        let unreadable = |error| {
+            let message = format!("the copy cannot be read back at byte {at} or behind: {error}");
+            Ended::new(MigrationErrorKind::WriteError, message)
+        };
+        self.chunks.next(rest, chunk_bytes).await.map_err(unreadable)
+    }
+
+    /// Drops a range from the page cache.
+    pub fn forget(&self, range: ByteRange) {
+        // A refusal costs cache only, or has the cache answer.
+        let _ = fadvise(&self.file, range.offset(), NonZeroU64::new(range.length()), Advice::DontNeed);
+    }
+
+    /// What the copy takes in its pool, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
     }
 
     fn check(&self, offset: u64, length: u64) -> Result<ByteRange, Ended> {

@@ -10,6 +10,8 @@
 //!   kind 1   a control message as JSON
 //!   kind 2   data: offset (8 bytes), then the bytes
 //!   kind 3   a hole: offset (8 bytes), length (8 bytes)
+//!   kind 4   digests: 1 when they are the last, else 0 (1 byte); for each chunk offset (8 bytes), allocated bytes (8 bytes),
+//!            hash (32 bytes)
 //! ```
 //!
 //! Versions: the source says which it speaks, the target chooses one of them. A frame that is too long, has a wrong
@@ -25,7 +27,7 @@ use spine::resource::migration::MigrationErrorKind;
 use thiserror::Error;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes in front of a payload.
 pub const HEADER_BYTES: usize = 16;
@@ -39,6 +41,10 @@ const CONTROL_BYTES_MAX: usize = 16 << 10;
 const MAGIC: [u8; 4] = *b"BVMG";
 const OFFSET_BYTES: usize = 8;
 const HOLE_BYTES: usize = 16;
+const DIGEST_BYTES: usize = 48;
+
+/// Most chunks that one frame speaks of.
+pub const DIGESTS_MAX: usize = 1024;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +65,24 @@ pub enum Message {
         /// How long it is, in bytes; not 0.
         length: u64,
     },
+    /// What there is in some chunks of the disc.
+    Digests {
+        /// Each chunk that has anything in it, in order.
+        digests: Vec<Digest>,
+        /// There are no more in what was asked about.
+        is_last: bool,
+    },
+}
+
+/// What one end has in one chunk of a disc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Where the chunk begins, in bytes.
+    pub offset: u64,
+    /// How much of it is no hole, in bytes.
+    pub allocated_bytes: u64,
+    /// BLAKE3 of its bytes; holes are zeroes.
+    pub hash: [u8; 32],
 }
 
 /// What is said besides data. The source speaks first, and is answered only where it says so.
@@ -74,6 +98,15 @@ pub enum Control {
         /// In bytes of payload.
         bytes: u64,
     },
+    /// Source: what is on disk there? Answered by [`Message::Digests`].
+    Compare {
+        /// Where it begins, in bytes: with a chunk.
+        offset: u64,
+        /// How long it is, in bytes; not 0.
+        length: u64,
+        /// How long a chunk is, in bytes: a power of two.
+        chunk_bytes: u64,
+    },
     /// Source: a pass is over. Answered by `Synced` once it is durable.
     PassEnd {
         /// Its number.
@@ -83,6 +116,8 @@ pub enum Control {
     Synced {
         /// Its number.
         pass: u32,
+        /// What the copy takes in its pool, in bytes.
+        allocated_bytes: u64,
     },
     /// Source: this is all, with what is known of the disc besides its bytes (safety rule 5).
     Prepare {
@@ -146,6 +181,8 @@ pub struct Welcome {
     pub credit_bytes: u64,
     /// What the target has.
     pub copy: CopyId,
+    /// It has nothing yet.
+    pub is_empty: bool,
 }
 
 /// What a target has of a disc, while it can vouch for it. It is another one after a restart, and after a sync that failed:
@@ -177,6 +214,9 @@ pub enum WireError {
     /// Bytes outside any disc.
     #[error("a range that no disc has")]
     Range,
+    /// Digests that are cut off, or neither the last nor not.
+    #[error("digests that cannot be read")]
+    Digests,
     /// A control message that is none.
     #[error("a control message that cannot be read")]
     Control(#[source] serde_json::Error),
@@ -201,6 +241,18 @@ pub fn write_data(out: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
 /// Appends a hole.
 pub fn write_hole(out: &mut Vec<u8>, offset: u64, length: u64) {
     write_frame(out, 3, &[&offset.to_le_bytes(), &length.to_le_bytes()]);
+}
+
+/// Appends what there is in some chunks, at most [`DIGESTS_MAX`].
+pub fn write_digests(out: &mut Vec<u8>, digests: &[Digest], is_last: bool) {
+    let mut payload = Vec::with_capacity(1 + digests.len() * DIGEST_BYTES);
+    payload.push(u8::from(is_last));
+    for digest in digests {
+        payload.extend_from_slice(&digest.offset.to_le_bytes());
+        payload.extend_from_slice(&digest.allocated_bytes.to_le_bytes());
+        payload.extend_from_slice(&digest.hash);
+    }
+    write_frame(out, 4, &[&payload]);
 }
 
 fn write_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
@@ -239,6 +291,7 @@ impl Header {
             1 => 2..=CONTROL_BYTES_MAX,
             2 => OFFSET_BYTES + 1..=OFFSET_BYTES + DATA_BYTES_MAX,
             3 => HOLE_BYTES..=HOLE_BYTES,
+            4 => 1..=1 + DIGESTS_MAX * DIGEST_BYTES,
             _ => return Err(WireError::Kind(kind)),
         };
         if !allowed.contains(&(length as usize)) {
@@ -278,6 +331,21 @@ impl Header {
                 in_range(offset, bytes.len() as u64)?;
                 Ok(Message::Data { offset, bytes: bytes.to_vec() })
             }
+            4 => {
+                let is_last = match payload[0] {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(WireError::Digests),
+                };
+                let (digests, []) = payload[1..].as_chunks::<DIGEST_BYTES>() else { return Err(WireError::Digests) };
+                let digests = digests.iter().map(|bytes| {
+                    let [offset, allocated_bytes] =
+                        [0, 8].map(|at| u64::from_le_bytes(core::array::from_fn(|index| bytes[at + index])));
+                    in_range(offset, 1)?;
+                    Ok(Digest { offset, allocated_bytes, hash: core::array::from_fn(|index| bytes[16 + index]) })
+                });
+                Ok(Message::Digests { digests: digests.collect::<Result<_, _>>()?, is_last })
+            }
             _ => {
                 let (offset, length) = (number(0)?, number(8)?);
                 in_range(offset, length)?;
@@ -306,6 +374,7 @@ pub fn fuzz_migration(bytes: &[u8]) {
         Message::Control(control) => write_control(&mut again, control),
         Message::Data { offset, bytes } => write_data(&mut again, *offset, bytes),
         Message::Hole { offset, length } => write_hole(&mut again, *offset, *length),
+        Message::Digests { digests, is_last } => write_digests(&mut again, digests, *is_last),
     }
     let (header, payload) = again.split_first_chunk::<HEADER_BYTES>().expect("it was just written");
     assert_eq!(Header::parse(*header).and_then(|header| header.message(payload)).ok(), Some(message));
@@ -324,7 +393,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            version_oldest: 2,
+            version_oldest: VERSION,
             version_newest: VERSION,
             id: MigrationId(uuid::Uuid::from_u128(7)),
             number: DiscNumber(8),
@@ -340,10 +409,16 @@ mod tests {
         let controls = [
             Control::Hello(hello()),
             Control::Hello(Hello { fenced: Some(attempt), ..hello() }),
-            Control::Welcome(Welcome { version: 2, credit_bytes: 7, copy: CopyId(uuid::Uuid::from_u128(3)) }),
+            Control::Welcome(Welcome {
+                version: 3,
+                credit_bytes: 7,
+                copy: CopyId(uuid::Uuid::from_u128(3)),
+                is_empty: true,
+            }),
             Control::Credit { bytes: 1 << 20 },
             Control::PassEnd { pass: 1 },
-            Control::Synced { pass: 1 },
+            Control::Compare { offset: 0, length: 7, chunk_bytes: 1 << 20 },
+            Control::Synced { pass: 1, allocated_bytes: 3 },
             Control::Prepare { attempt, record: record(8).into() },
             Control::Prepared { attempt },
             Control::Withdraw { attempt },
@@ -366,9 +441,29 @@ mod tests {
         let text = core::str::from_utf8(&bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(
             text,
-            r#"{"say":"hello","version_oldest":2,"version_newest":2,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
+            r#"{"say":"hello","version_oldest":3,"version_newest":3,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
         );
         assert_eq!(&bytes[..12], &[b'B', b'V', b'M', b'G', 1, 0, 0, 0, 147, 0, 0, 0]);
+    }
+
+    #[test]
+    fn digests_read_back_and_what_is_cut_off_is_refused() {
+        let digest = |offset| Digest { offset, allocated_bytes: 9, hash: [7; 32] };
+        for (count, is_last) in [(0, true), (3, false), (DIGESTS_MAX as u64, true)] {
+            let digests: Vec<Digest> = (0..count).map(digest).collect();
+            let mut bytes = vec![];
+            write_digests(&mut bytes, &digests, is_last);
+            assert_eq!(read(&bytes).unwrap(), Message::Digests { digests, is_last });
+            fuzz_migration(&bytes);
+        }
+        for payload in [&[2][..], &[1, 1], &[0; 48]] {
+            let mut bytes = vec![];
+            write_frame(&mut bytes, 4, &[payload]);
+            assert!(matches!(read(&bytes), Err(WireError::Digests)), "{payload:?}");
+        }
+        let mut bytes = vec![];
+        write_digests(&mut bytes, &[digest(u64::MAX)], true);
+        assert!(matches!(read(&bytes), Err(WireError::Range)));
     }
 
     #[test]
@@ -382,7 +477,9 @@ mod tests {
         };
         assert!(matches!(Header::parse(*b"GET / HTTP/1.1\r\n"), Err(WireError::Magic)));
         assert!(matches!(header(9, 10), Err(WireError::Kind(9))));
-        for (kind, length) in [(1, u32::MAX), (1, 0), (2, 8), (2, (1 << 20) + 9), (3, 15), (3, 17)] {
+        for (kind, length) in
+            [(1, u32::MAX), (1, 0), (2, 8), (2, (1 << 20) + 9), (3, 15), (3, 17), (4, 0), (4, 48 * 1024 + 2)]
+        {
             assert!(matches!(header(kind, length), Err(WireError::Length { .. })), "{kind} {length}");
         }
         for (offset, length) in [(u64::MAX, 1), (0, u64::MAX), (1 << 63, 1), (7, 0)] {
@@ -412,7 +509,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_upset_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..5) {
+        fn no_bytes_upset_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..6) {
             let mut framed = vec![];
             write_frame(&mut framed, kind, &[&bytes]);
             fuzz_migration(&framed);

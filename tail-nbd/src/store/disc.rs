@@ -110,6 +110,11 @@ impl Session {
 }
 
 impl Turn {
+    /// True when somebody has taken the next turn.
+    pub fn is_over(&self) -> bool {
+        *self.newest.borrow() > self.number
+    }
+
     /// Waits until somebody takes the next turn.
     pub async fn over(&mut self) {
         let number = self.number;

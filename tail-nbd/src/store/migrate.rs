@@ -174,9 +174,10 @@ impl Move {
     async fn first_pass(&self, copier: &mut Copier, convergence: &mut Convergence) -> Result<Next, Ended> {
         let (pass, before) = (convergence.passes_count() + 1, copier.copied_bytes());
         let total = copier.unsent_bytes()?;
-        self.tell(|moving| (moving.report.phase, moving.report.pass) = (MigrationPhase::Copying, pass));
+        let phase = if copier.ledger().compares() { MigrationPhase::Verifying } else { MigrationPhase::Copying };
+        self.tell(|moving| (moving.report.phase, moving.report.pass) = (phase, pass));
         let began = Instant::now();
-        copier.send_all(pass, &|copied| self.tell_copied(copied, before, total, began)).await?;
+        copier.send_all(self.store.shards(), &|copied| self.tell_copied(copied, before, total, began)).await?;
         self.end_pass(copier, convergence, began, before).await
     }
 
@@ -218,7 +219,12 @@ impl Move {
             left_bytes,
         });
         self.brake(convergence).await?;
+        let verified = copier.verified();
         self.tell(|moving| {
+            moving.report.verified_percent = Some(verified.percent);
+            moving.report.verified_bytes = verified.bytes;
+            moving.report.mismatched_bytes = verified.mismatched_bytes;
+            moving.report.allocation_equal = verified.allocation_equal;
             moving.report.bytes_left = left_bytes;
             moving.report.dirtied_bytes_per_s = Some(left_bytes.saturating_mul(1000) / ms(took).max(1));
             moving.report.expected_pause_ms = Some(convergence.expected_pause_ms(left_bytes));

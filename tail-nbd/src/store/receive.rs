@@ -17,7 +17,7 @@ use crate::{
         handover::{Attempt, Step, Target, Word},
         link::{Link, Network},
         target::{CREDIT_BYTES, Receiver},
-        wire::{Control, Hello, Message, VERSION, Welcome},
+        wire::{Control, DIGESTS_MAX, Hello, Message, VERSION, Welcome},
     },
     offload::offload,
     sidecar::{Owner, Record},
@@ -251,7 +251,12 @@ impl Session<'_> {
         if let Some(range) = self.copy.lacking {
             receiver.make_room(range).await?;
         }
-        let welcome = Welcome { version: VERSION, credit_bytes: CREDIT_BYTES, copy: self.copy.id };
+        let welcome = Welcome {
+            version: VERSION,
+            credit_bytes: CREDIT_BYTES,
+            copy: self.copy.id,
+            is_empty: receiver.allocated_bytes() == 0,
+        };
         self.link.send(&Control::Welcome(welcome)).await?;
         if self.target.takes_data() {
             self.tell(|moving| {
@@ -264,7 +269,7 @@ impl Session<'_> {
             let message = tokio::select! {
                 biased;
                 () = turn.over() => {
-                    return Err(Ended::new(MigrationErrorKind::Refused, "a newer connection about this disc has come"));
+                    return Err(superseded());
                 }
                 message = self.link.receive() => message?,
             };
@@ -275,13 +280,18 @@ impl Session<'_> {
                     }
                 }
                 Message::Hole { offset, length } if self.target.takes_data() => receiver.punch(offset, length).await?,
+                Message::Control(Control::Compare { offset, length, chunk_bytes }) if self.target.takes_data() => {
+                    self.compare(receiver, offset, length, chunk_bytes, &turn).await?;
+                    self.tell(|moving| moving.report.bytes_copied = receiver.received_bytes());
+                }
                 Message::Control(Control::PassEnd { pass }) => {
                     receiver.sync().await?;
                     self.tell(|moving| {
                         moving.report.pass = pass;
                         moving.report.bytes_copied = receiver.received_bytes();
                     });
-                    self.link.send(&Control::Synced { pass }).await?;
+                    let allocated_bytes = receiver.allocated_bytes();
+                    self.link.send(&Control::Synced { pass, allocated_bytes }).await?;
                 }
                 Message::Control(Control::Prepare { attempt, record }) => {
                     // What is said to be whole must be so after a loss of power.
@@ -294,6 +304,34 @@ impl Session<'_> {
                 other => return Err(Ended::unexpected(other)),
             }
         }
+    }
+
+    /// Reads part of the disc back, and says what is there.
+    async fn compare(
+        &mut self,
+        receiver: &mut Receiver,
+        offset: u64,
+        length: u64,
+        chunk_bytes: u64,
+        turn: &Turn,
+    ) -> Result<(), Ended> {
+        let range = receiver.handle_compare(offset, length, chunk_bytes).await?;
+        let (mut rest, mut digests) = (Some(range), vec![]);
+        while let Some(chunks) = rest {
+            if turn.is_over() {
+                return Err(superseded());
+            }
+            let digest = receiver.next_digest(chunks, chunk_bytes).await?;
+            rest = digest.as_ref().and_then(|digest| chunks.from(digest.offset + chunk_bytes));
+            digests.extend(digest);
+            if rest.is_none() || digests.len() == DIGESTS_MAX {
+                self.link.queue_digests(&digests, rest.is_none());
+                self.link.flush().await?;
+                digests.clear();
+            }
+        }
+        receiver.forget(range);
+        Ok(())
     }
 
     /// A word of the hand-over: the new state is durable before it is answered.
@@ -353,6 +391,10 @@ impl Session<'_> {
         self.disc.change_moving(change);
         self.store.changed.mark(self.disc.name.number);
     }
+}
+
+fn superseded() -> Ended {
+    Ended::new(MigrationErrorKind::Refused, "a newer connection about this disc has come")
 }
 
 /// The record of a disc that came from another tail: theirs, but for what belongs to this place (safety rule 5).
@@ -430,6 +472,9 @@ pub(super) fn moving_of(incoming: &IncomingOrder, generation: spine::id::Generat
         expected_pause_ms: None,
         pause_ms: None,
         verified_percent: None,
+        verified_bytes: 0,
+        mismatched_bytes: 0,
+        allocation_equal: None,
         waiting: None,
         error: None,
     };

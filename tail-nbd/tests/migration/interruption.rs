@@ -19,7 +19,7 @@ fn waits_for(report: &Value) -> &str {
 }
 
 /// The disc has moved, and nobody has written to it since: its files are the same.
-fn same_at_both_ends(pair: &Pair) {
+pub fn same_at_both_ends(pair: &Pair) {
     let (left, right) = (fs::read(pair.file(1)).unwrap(), fs::read(pair.file(2)).unwrap());
     assert!(left == right, "the copy differs");
     let (left, right) = (allocated(&pair.file(1)), allocated(&pair.file(2)));
@@ -90,8 +90,10 @@ fn r130_a_link_that_is_cut_for_a_while_costs_what_was_under_way() {
         pair.lan.separate(false);
         pair.until(1, "it goes on", |report| phase(report) == "done").await;
         same_at_both_ends(&pair);
+        assert_eq!(pair.report(1)["migration"]["mismatched_bytes"], Value::Null);
         let (copied, held) = (pair.report(1)["migration"]["bytes_copied"].as_u64().unwrap(), allocated(&pair.file(1)));
         assert!(copied < held + held / 2, "{copied} bytes were sent of {held}: it has begun anew");
+        assert_eq!(pair.report(1)["migration"]["verified_percent"], 100);
         writes(&pair);
     });
 }
@@ -114,6 +116,7 @@ fn r130_a_restart_of_either_tail_does_not_end_a_move() {
         assert_eq!(pair.report(2)["owner"], "incoming");
         assert!(!pair.lan.addresses(2).contains("fd00:b16:0:d::7/"));
         pair.until(2, "data comes again", |report| phase(report) == "copying").await;
+        pair.until(2, "some of it is there", |report| report["migration"]["bytes_copied"].as_u64() > Some(0)).await;
         // A source that has ended knows nothing of its move: the same order begins it again, with the copy that is there.
         pair.tails[0].kill();
         pair.until(2, "the target notices", |report| waits_for(report) == "unreachable").await;
@@ -123,6 +126,8 @@ fn r130_a_restart_of_either_tail_does_not_end_a_move() {
         ok(pair.order_move(1, 2, None).await);
         pair.until(1, "the disc is gone", |report| phase(report) == "done").await;
         same_at_both_ends(&pair);
+        let (copied, held) = (pair.report(1)["migration"]["bytes_copied"].as_u64().unwrap(), allocated(&pair.file(1)));
+        assert!(copied < held, "what was there already was sent again: {copied} bytes of {held}");
         writes(&pair);
         assert_eq!(pair.report(1)["owner"], "retired");
     });
@@ -151,6 +156,8 @@ fn r130_whenever_the_link_breaks_no_write_is_lost() {
         let written = writer.stop();
         pair.until(1, "it goes on", |report| phase(report) == "done").await;
         check(&written, &pair.file(2));
+        let migration = &pair.report(1)["migration"];
+        assert_eq!(migration["mismatched_bytes"], Value::Null, "what a client writes meanwhile is no mismatch");
         same_at_both_ends(&pair);
         eprintln!("{breaks} breaks, {} writes, pass {}", written.writes, pair.report(1)["migration"]["pass"]);
         assert!(breaks >= 2 || breaks == 0, "connections can be broken here, and are made again");

@@ -3,6 +3,7 @@
 #[path = "../netns/mod.rs"]
 mod netns;
 
+mod compare;
 mod crashes;
 mod cuts;
 mod fence;

@@ -35,6 +35,9 @@ fn r120_r130_a_disc_moves_while_its_client_writes() {
         pair.until(1, "the source has heard it", |report| phase(report) == "done").await;
         let (source, target) = (pair.report(1), pair.report(2));
         assert_eq!((&source["owner"], &source["state"]), (&json!("retired"), &json!("moved")));
+        assert_eq!(source["migration"]["mismatched_bytes"], json!(null), "what a client writes meanwhile is none");
+        assert_eq!(source["migration"]["allocation_equal"], json!(true));
+        assert!(source["migration"]["verified_percent"].is_u64());
         assert_eq!((&target["owner"], &target["state"]), (&json!("owner"), &json!("serving")));
         assert_eq!((&target["generation"], &target["attachments_version"]), (&json!(2), &json!(4)));
         assert!(!pair.lan.addresses(1).contains("fd00:b16:0:d::7/"));
