@@ -16,6 +16,8 @@ use std::{fs, path::Path};
 
 /// Upper ends of the histogram's columns, in milliseconds; the last column is all above.
 const COLUMNS_MS: [f64; 9] = [10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0];
+/// Moves whose bytes are told, and plotted.
+const WIRES_MAX: usize = 6;
 /// Shares of moves whose pauses are told.
 const PERCENTILES: [(f64, &str); 5] = [(0.5, "p50"), (0.9, "p90"), (0.95, "p95"), (0.99, "p99"), (1.0, "worst")];
 
@@ -163,6 +165,10 @@ fn wire(page: &mut Page, wires: &[Wire], note: &str) -> Result<()> {
     };
     page.text += "\n## Bytes on the wire\n\nWhat reached the target's interface, headers among it, against what was \
                   allocated and 1.1 times what the guest dirtied: different blocks of 4 KiB in each pass.\n\n";
+    if wires.len() > WIRES_MAX {
+        page.text += &format!("The first {WIRES_MAX} of {}; all are in the record.\n\n", wires.len());
+    }
+    let wires = &wires[..wires.len().min(WIRES_MAX)];
     let header = ["move", "allocated MiB", "dirtied MiB", "received MiB", "of what is allowed"];
     page.text += &table::markdown(&header, &wires.iter().map(row).collect::<Vec<_>>(), 1);
     let panel = |wire: &Wire| {
@@ -178,7 +184,7 @@ fn wire(page: &mut Page, wires: &[Wire], note: &str) -> Result<()> {
             bars: vec![bar("received", 0, wire.received_bytes), bar("allowed", 1, allowed)],
         }
     };
-    let panels: Vec<Panel> = wires.iter().take(6).map(panel).collect();
+    let panels: Vec<Panel> = wires.iter().map(panel).collect();
     page.plot("wire", "Bytes on the wire", &plot::panels("Bytes on the wire", &panels, note)?)
 }
 

@@ -65,8 +65,10 @@ pub fn draw(lines: &Lines, note: &str) -> Result<String> {
         for (row, (at, name)) in rows(&lines.marks, right).into_iter().zip(&lines.marks) {
             let line = [(*at, 0.0), (*at, top)];
             chart.draw_series([PathElement::new(line, BLACK.mix(0.25).stroke_width(1))]).map_err(undrawn)?;
-            let place = (*at, top * (1.0 - 0.035 * row as f64));
-            chart.draw_series([Text::new(format!(" {name}"), place, ("sans-serif", 10))]).map_err(undrawn)?;
+            if let Some(row) = row {
+                let place = (*at, top * (1.0 - 0.035 * row as f64));
+                chart.draw_series([Text::new(format!(" {name}"), place, ("sans-serif", 10))]).map_err(undrawn)?;
+            }
         }
         if let Some(level) = lines.level {
             let line = [(0.0, level), (right, level)];
@@ -80,7 +82,7 @@ pub fn draw(lines: &Lines, note: &str) -> Result<String> {
         }
         if lines.curves.len() > 1 {
             let mut legend = chart.configure_series_labels();
-            legend.position(SeriesLabelPosition::LowerRight).label_font(("sans-serif", 11));
+            legend.position(SeriesLabelPosition::UpperRight).label_font(("sans-serif", 11));
             legend.background_style(WHITE.mix(0.8)).draw().map_err(undrawn)?;
         }
         root.present().map_err(undrawn)?;
@@ -88,13 +90,13 @@ pub fn draw(lines: &Lines, note: &str) -> Result<String> {
     Ok(svg)
 }
 
-/// In which row the label of each mark is written, so that neighbours do not cover each other.
-fn rows(marks: &[(f64, String)], right: f64) -> Vec<usize> {
+/// In which row the label of each mark is written, so that neighbours do not cover each other; none where there is no room.
+fn rows(marks: &[(f64, String)], right: f64) -> Vec<Option<usize>> {
     let mut ends = [f64::NEG_INFINITY; LABEL_ROWS];
     let row = |(at, _): &(f64, String)| {
-        let free = ends.iter().position(|end| end <= at).unwrap_or(LABEL_ROWS - 1);
+        let free = ends.iter().position(|end| end <= at)?;
         ends[free] = at + right * LABEL_SHARE;
-        free
+        Some(free)
     };
     marks.iter().map(row).collect()
 }
@@ -126,6 +128,8 @@ mod tests {
     #[test]
     fn labels_that_are_close_get_rows_of_their_own() {
         let marks = [0.0, 0.1, 0.2, 5.0].map(|at| (at, String::new()));
-        assert_eq!(rows(&marks, 10.0), [0, 1, 2, 0]);
+        assert_eq!(rows(&marks, 10.0), [Some(0), Some(1), Some(2), Some(0)]);
+        let crowd = vec![(1.0, String::new()); LABEL_ROWS + 1];
+        assert_eq!(rows(&crowd, 10.0).last(), Some(&None), "there is no room for one more");
     }
 }
