@@ -1,12 +1,13 @@
 //! Many discs that move at once.
 
 use super::{
+    cluster::DEADLINE,
     guest::{Checked, Guest, Mix, Place, Plan, nbd},
     page::percentile,
     run::{BLOCKS_IN_MIB, Lab},
 };
 use crate::{figures::Bar, statistics::fairness};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -44,6 +45,7 @@ impl Lab {
         let mut speeds: Vec<Option<f64>> = vec![None; moves.len()];
         while speeds.contains(&None) {
             thread::sleep(LOOK_EVERY);
+            ensure!(begun.elapsed() < DEADLINE, "not all have moved after {DEADLINE:?}");
             for (speed, moving) in speeds.iter_mut().zip(&moves).filter(|(speed, _)| speed.is_none()) {
                 if self.cluster.has_moved(moving)? {
                     *speed = Some(MIB as f64 / moving.age().as_secs_f64());

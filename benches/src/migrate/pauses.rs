@@ -23,6 +23,10 @@ const SPARSE_MIB: u64 = 100;
 const MARGIN: Duration = Duration::from_millis(500);
 const STEP: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A move under load that takes longer than so many times an idle one, and this, is called off; after so many, no more are tried.
+const IDLE_TIMES_MAX: u32 = 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+const CALLED_OFF_MAX: u32 = 3;
 
 impl Lab {
     /// Nobody writes: how fast, how much on the wire, and are the holes still there?
@@ -55,12 +59,24 @@ impl Lab {
     pub(super) fn busy(&mut self) -> Result<()> {
         let guest = self.guest(None, 1)?;
         thread::sleep(2 * MARGIN);
-        let (mut reported_ms, mut watches, mut allocated) = (0, Vec::new(), Vec::new());
+        let idle = self.idle.context("the idle disc comes first")?;
+        let (mut reported_ms, mut called_off_count) = (0, 0);
+        let (mut watches, mut allocated) = (Vec::new(), Vec::new());
         for _ in 0..self.config.moves_count {
-            allocated.push(self.cluster.allocated_bytes(DISC)?);
+            let allocated_bytes = self.cluster.allocated_bytes(DISC)?;
             guest.take_worst();
             let moving = self.cluster.begin_move(DISC, None)?;
-            watches.push(watch(&self.cluster, &moving, DEADLINE)?.0);
+            let (seen, has_moved) = watch(&self.cluster, &moving, idle * IDLE_TIMES_MAX + PATIENCE)?;
+            if !has_moved {
+                self.cluster.cancel_move(&moving)?;
+                called_off_count += 1;
+                if called_off_count == CALLED_OFF_MAX {
+                    break;
+                }
+                continue;
+            }
+            watches.push(seen);
+            allocated.push(allocated_bytes);
             let moved = self.cluster.finish_move(&moving)?;
             let pause_ms = moved.report.get("pause_ms").and_then(serde_json::Value::as_u64);
             reported_ms = reported_ms.max(pause_ms.unwrap_or_default());
@@ -74,17 +90,20 @@ impl Lab {
         thread::sleep(MARGIN);
         let written = guest.stop()?;
         let checked = written.check()?;
+        self.note("moves under load", watches.len() as f64, "", Bar::AtLeast(1.0));
+        let name = format!("moves under load that were called off after {IDLE_TIMES_MAX} × the idle time");
+        self.note(name, f64::from(called_off_count), "", Bar::AtMost(0.0));
+        self.note_checked("under load", checked);
+        let Some(first) = watches.first() else { return Ok(()) };
+        let title = format!("A move of {} MiB, {DEPTH} writes in flight", self.config.data_mib);
+        self.plot_move(title, &written.trace, first);
         let [median, p99, worst] = [0.5, 0.99, 1.0].map(|share| percentile(&self.moves.pauses_ms, share));
         self.note("longest write of a move, median", median, "ms", None);
         self.note("longest write of a move, p99", p99, "ms", Bar::AtMost(100.0));
         self.note("longest write of a move, worst", worst, "ms", Bar::AtMost(500.0));
         self.note("longest pause that a source reported", reported_ms as f64, "ms", None);
-        self.note("moves under load", f64::from(self.config.moves_count), "", None);
         self.note("reconnects", written.reconnects_count as f64, "", None);
-        self.note_checked("under load", checked);
         self.note_wires(&written.trace, &watches, &allocated);
-        let title = format!("A move of {} MiB, {DEPTH} writes in flight", self.config.data_mib);
-        self.plot_move(title, &written.trace, &watches[0]);
         Ok(())
     }
 

@@ -12,6 +12,9 @@ use std::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A thousandth of the windows in which rates are measured.
+const READ_CLOSE: Duration = Duration::from_millis(2);
+const READ_TRIES: u32 = 5;
 
 /// What was seen of a move.
 #[derive(Debug, Clone, Default)]
@@ -45,16 +48,30 @@ pub fn watch(cluster: &Cluster, moving: &Move, patience: Duration) -> Result<(Wa
     let mut watch = Watch::default();
     let before = cluster.received_bytes(moving)?;
     loop {
-        let received_bytes = cluster.received_bytes(moving)? - before;
+        let (at, received_bytes) = read_closely(|| cluster.received_bytes(moving))?;
         let has_moved = cluster.has_moved(moving)?;
         let report = cluster.source_report(moving);
         let phase = report.get("phase").and_then(|phase| phase.as_str()).unwrap_or("ordered").to_owned();
         let pass = report.get("pass").and_then(serde_json::Value::as_u64).unwrap_or_default();
-        watch.looks.push(Look { at: Instant::now(), phase, pass, received_bytes });
+        watch.looks.push(Look { at, phase, pass, received_bytes: received_bytes - before });
         if has_moved || moving.age() > patience {
             return Ok((watch, has_moved));
         }
         thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Reads a counter, with the time at which it was read: on a busy machine it may take long, and is read again then.
+fn read_closely(read: impl Fn() -> Result<u64>) -> Result<(Instant, u64)> {
+    let mut tries_left = READ_TRIES;
+    loop {
+        let before = Instant::now();
+        let value = read()?;
+        let took = before.elapsed();
+        tries_left -= 1;
+        if took < READ_CLOSE || tries_left == 0 {
+            return Ok((before + took / 2, value));
+        }
     }
 }
 
@@ -135,6 +152,22 @@ mod tests {
             received_bytes,
         };
         Watch { looks: looks.iter().map(look).collect() }
+    }
+
+    #[test]
+    fn a_counter_that_was_read_slowly_is_read_again() {
+        let reads = std::cell::Cell::new(0);
+        let read = || {
+            reads.set(reads.get() + 1);
+            if reads.get() == 1 {
+                thread::sleep(READ_CLOSE);
+            }
+            Ok(reads.get())
+        };
+        let before = Instant::now();
+        let (at, value) = read_closely(read).unwrap();
+        assert!(value >= 2, "the first took too long");
+        assert!(at >= before + READ_CLOSE && at <= Instant::now());
     }
 
     #[test]
