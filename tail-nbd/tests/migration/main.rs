@@ -8,6 +8,7 @@ mod crashes;
 mod cuts;
 mod fence;
 mod filesystems;
+mod interplay;
 mod interruption;
 mod order;
 mod pair;

@@ -54,6 +54,11 @@ impl Brain {
         while !self.step().await {}
     }
 
+    /// Lets go of the tail, as a brain that ends.
+    pub fn lose(&mut self) {
+        self.link = None;
+    }
+
     /// Applies one message; true when it was `ready`.
     async fn step(&mut self) -> bool {
         let said = timeout(DEADLINE, self.link.as_mut().unwrap().next()).await.expect("the tail says something");
