@@ -4,7 +4,7 @@
 use crate::disc::dirty::Dirty;
 use crate::geometry::ByteRange;
 use crate::limits::MAILBOX_LETTERS_MAX;
-use crate::shard::{Access, Adopted, CarriedDisc, Inherited, OpenDisc, ShardError, ShardStatus, Taken};
+use crate::shard::{Access, Adopted, Borrowed, CarriedDisc, LentDisc, OpenDisc, ShardError, ShardStatus, Taken};
 use rustix::event::{EventfdFlags, eventfd};
 use spine::id::DiscNumber;
 use std::io;
@@ -48,10 +48,14 @@ pub enum Letter {
     ThawAll(Reply),
     /// Close the clients that cannot be carried to another process, and say how many are left.
     DrainUncarried(oneshot::Sender<usize>),
-    /// Copy all discs, which are frozen.
+    /// Copy what another process needs to open the discs.
+    LendAll(oneshot::Sender<Result<Vec<LentDisc>, ShardError>>),
+    /// Open discs that another process serves, frozen.
+    BorrowAll(Vec<Borrowed>, Reply),
+    /// Copy what has become of all discs, which are frozen.
     CarryAll(oneshot::Sender<Result<Vec<CarriedDisc>, ShardError>>),
-    /// Take over discs that are frozen.
-    InheritAll(Vec<Inherited>, Reply),
+    /// Take over what has become of discs that were borrowed.
+    InheritAll(Vec<CarriedDisc>, Reply),
     /// Say what there is.
     Status(oneshot::Sender<ShardStatus>),
     /// Close everything and end.

@@ -29,7 +29,7 @@ use crate::{
     tls::{Front, FrontError, Identity, IdentityError, reload_on_hangup},
     upgrade::{
         giver::{self, Belongings, Report, Successor, Successors, UpgradeError},
-        taker::{Inheritance, TakeOverError, Taker},
+        taker::{Loan, TakeOverError, Taker},
     },
 };
 use spine::{
@@ -200,7 +200,8 @@ async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Tak
     let foundation = Foundation::lay(config)?;
     let front = foundation.front.clone();
     let waiting = taker.clone();
-    giver::blocking(move || waiting.ready()).await?;
+    let Loan { lock, metrics, discs } = giver::blocking(move || waiting.ready()).await?;
+    check_lock(&config.state_dir, &lock)?;
     // No record changes from here on.
     let seen = Seen::load(&config.state_dir)?;
     let scan = Scan::read(&foundation.pools, config.storage_prefix)?;
@@ -212,17 +213,17 @@ async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Tak
         }
     };
     let (store, shard_events) = foundation.build(config, &scan, gate)?;
+    let loan = store.borrow_discs(scan, discs).await?;
     let control = prepare_control(config)?;
-    let waiting = taker.clone();
-    // From here on the clients wait.
-    let Inheritance { lock, metrics, discs } = giver::blocking(move || waiting.take()).await?;
-    check_lock(&config.state_dir, &lock)?;
-    let heirloom = store.inherit(scan, discs).await?;
     let metrics = match (config.metrics_listen, metrics) {
         (None, _) => None,
         (Some(address), Some(inherited)) if inherited.local_addr().is_ok_and(|at| at == address) => Some(inherited),
         (Some(address), _) => Some(bind_metrics(address)?),
     };
+    let waiting = taker.clone();
+    // From here on the clients wait.
+    let carried = giver::blocking(move || waiting.take()).await?;
+    let heirloom = store.inherit(loan, carried).await?;
     let tail = Tail { config: config.clone(), lock, open_files_max, store, metrics, front };
     Ok(Taken { tail, control, seen, shard_events, heirloom, begin })
 }
@@ -341,9 +342,11 @@ impl Tail {
             return Err(UpgradeError::Busy("an order of the brain has not ended; try again".to_owned()));
         }
         let _quiet = self.store.quiesce().map_err(UpgradeError::Busy)?;
-        let successor = giver::blocking(move || successor.prepare()).await?;
-        let belongings = Belongings { lock: &self.lock, metrics: self.metrics.as_ref() };
-        giver::hand_over(successor, self.store.shards(), &belongings).await
+        let shards = self.store.shards();
+        let lent = shards.lend_all().await?;
+        let belongings = Belongings::copy(&self.lock, self.metrics.as_ref())?;
+        let heir = giver::blocking(move || successor.prepare(lent, &belongings)).await?;
+        giver::hand_over(heir, shards).await
     }
 }
 

@@ -163,6 +163,11 @@ fn program(tail: &Tail, name: &str, text: &str, mode: u32) -> PathBuf {
 
 /// A server that speaks the protocol of the take-over, and then does something else.
 fn impostor(after: &str) -> String {
+    borrower(&format!("say('\"prepared\"'); hear()\n{after}"))
+}
+
+/// The same, which has been lent the discs.
+fn borrower(after: &str) -> String {
     format!(
         r#"#!/usr/bin/python3
 import os, signal, socket, sys, time
@@ -170,7 +175,6 @@ link = socket.socket(fileno=0)
 def say(word): link.send(word.encode())
 def hear(): return socket.recv_fds(link, 65536, 253)
 say('"ready"'); hear()
-say('"prepared"'); hear()
 {after}
 "#
     )
@@ -202,6 +206,9 @@ fn a_take_over_that_fails_leaves_the_old_process_serving() {
                 0o755,
                 "did not become ready",
             ),
+            ("cannot-open", borrower(r#"say('{"failed":"for a disc"}')"#), 0o755, "for a disc"),
+            ("leaves", borrower("os.kill(os.getpid(), signal.SIGKILL)"), 0o755, "did not open the discs"),
+            ("hastens", borrower("say('\"serving\"')"), 0o755, "did not open the discs"),
             ("refuses", impostor(r#"say('{"failed":"for a reason"}')"#), 0o755, "for a reason"),
             ("dies", impostor("os.kill(os.getpid(), signal.SIGKILL)"), 0o755, "did not begin to serve"),
             ("hangs", impostor("time.sleep(1000)"), 0o755, "did not begin to serve"),

@@ -1,6 +1,11 @@
-//! Frozen discs as values: what another process needs to go on with them and with their clients, and going on.
+//! Discs as values: what another process needs to go on with them and with their clients, and going on.
 //!
-//! The descriptors are copies, so the discs here stay whole: they can be thawed when the other process fails.
+//! First a disc is *lent* while it serves: the other process opens it frozen, and does nothing with it. When it is frozen
+//! here, what is left is carried: its clients, and what has changed. So clients wait for each other and not for discs.
+//!
+//! The descriptors are copies, so the discs here stay whole: they go on when the other process fails. How a file is read
+//! and written is a property of its open file description, which both processes have: until the disc is carried it is
+//! left as it is.
 //!
 //! ```text
 //!   what there is                                   how it is carried
@@ -21,7 +26,9 @@ use super::owner::Shard;
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
 use crate::connection::{self, Connection, Transport};
+use crate::disc::barrier::Barrier;
 use crate::disc::{Disc, State};
+use crate::error::Errno;
 use crate::limits::{CONNECTIONS_PER_DISC_MAX, NEGOTIATING_PER_DISC_MAX, PIECE_BYTES, REQUESTS_IN_FLIGHT_MAX};
 use crate::metrics::DiscCounters;
 use crate::nbd::negotiation::Agreement;
@@ -35,15 +42,36 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-/// A frozen disc.
+/// A disc that is being served, for another process to open.
 #[derive(Debug)]
-pub struct CarriedDisc {
+pub struct LentDisc {
     /// What is known of it.
-    pub facts: DiscFacts,
+    pub facts: LentFacts,
     /// Its file, with the lock.
     pub data: OwnedFd,
     /// Its listening socket.
     pub listener: TcpListener,
+}
+
+/// What is known of a disc that is being served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LentFacts {
+    /// Its number.
+    pub number: DiscNumber,
+    /// Another one each time the disc is opened: what is carried later must be of the file that was lent.
+    pub incarnation: u64,
+    /// The size that clients were told, in bytes.
+    pub size_bytes: u64,
+    /// What it has done; left out when that is nothing. Numbers that another version counts in another way begin again.
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_default")]
+    pub counters: DiscCounters,
+}
+
+/// A frozen disc that was lent before.
+#[derive(Debug)]
+pub struct CarriedDisc {
+    /// What is known of it.
+    pub facts: DiscFacts,
     /// Its clients.
     pub clients: Vec<CarriedClient>,
 }
@@ -53,13 +81,15 @@ pub struct CarriedDisc {
 pub struct DiscFacts {
     /// Its number.
     pub number: DiscNumber,
-    /// The size that clients were told, in bytes.
+    /// As when it was lent.
+    pub incarnation: u64,
+    /// As when it was lent, in bytes.
     pub size_bytes: u64,
     /// An fsync has failed, and nobody has put it right (safety rule 17).
     pub sync_failed: bool,
-    /// What it has done; left out when that is nothing. Numbers that another version counts in another way begin again.
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_default")]
-    pub counters: DiscCounters,
+    /// What it has done; `None` when that is what it had done when it was lent.
+    #[serde(default, deserialize_with = "or_some_default", skip_serializing_if = "Option::is_none")]
+    pub counters: Option<DiscCounters>,
 }
 
 /// A client of a frozen disc.
@@ -105,15 +135,24 @@ pub struct Suspended {
     pub error: Option<Error>,
 }
 
-/// A disc from another process, for [`Shards::inherit`](super::Shards::inherit).
+/// A disc that another process has lent, for [`Shards::borrow_all`](super::Shards::borrow_all).
 #[derive(Debug)]
-pub struct Inherited {
+pub struct Borrowed {
     /// As for a disc of our own.
     pub disc: OpenDisc,
     /// What it has done.
     pub counters: DiscCounters,
-    /// Its clients.
-    pub clients: Vec<CarriedClient>,
+}
+
+impl LentFacts {
+    /// True when what is carried is of the disc that was lent, and as large.
+    pub fn is_of(&self, carried: &DiscFacts) -> bool {
+        (self.number, self.incarnation, self.size_bytes) == (carried.number, carried.incarnation, carried.size_bytes)
+    }
+}
+
+fn or_some_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DiscCounters>, D::Error> {
+    or_default(deserializer).map(Some)
 }
 
 fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DiscCounters, D::Error> {
@@ -136,7 +175,12 @@ impl Shard {
         uncarried.len()
     }
 
-    /// Copies all discs, which are frozen.
+    /// Copies what another process needs to open the discs, which go on.
+    pub(super) fn lend_all(&mut self) -> Result<Vec<LentDisc>, ShardError> {
+        self.discs.iter().map(|(token, disc)| lend(token, disc)).collect()
+    }
+
+    /// Copies all discs, which are frozen and were lent.
     pub(super) fn carry_all(&mut self) -> Result<Vec<CarriedDisc>, ShardError> {
         let tokens: Vec<Token> = self.discs.iter().map(|(token, _)| token).collect();
         tokens.into_iter().map(|token| self.carry(token)).collect()
@@ -146,17 +190,15 @@ impl Shard {
         let disc = self.discs.get(token).expect("it was just listed");
         let number = disc.number;
         let os = |what| move |source| ShardError::Os { number, what, source };
-        let (State::Frozen, Some(listener)) = (&disc.state, &disc.listener) else {
+        if !matches!(disc.state, State::Frozen) {
             return Err(ShardError::Busy(number));
-        };
-        let copied = os("cannot copy a descriptor");
-        let data = disc.data.try_clone().map_err(copied)?;
-        let listener = listener.try_clone().map_err(os("cannot copy its listener"))?.into();
+        }
         let facts = DiscFacts {
             number,
+            incarnation: token.to_u64(),
             size_bytes: disc.size.bytes(),
             sync_failed: disc.barrier.failed().is_some(),
-            counters: disc.counters,
+            counters: Some(disc.counters),
         };
         let mut clients = Vec::new();
         let access = disc.access.clone();
@@ -171,7 +213,7 @@ impl Shard {
                 clients.push(self.carry_client(token, id).map_err(os("cannot copy the state of a client"))?);
             }
         }
-        Ok(CarriedDisc { facts, data, listener, clients })
+        Ok(CarriedDisc { facts, clients })
     }
 
     fn carry_client(&mut self, disc: Token, id: Token) -> std::io::Result<CarriedClient> {
@@ -213,18 +255,37 @@ impl Shard {
         its.map(|transfer| Suspended::of(transfer, transfer.done)).collect()
     }
 
-    /// Takes discs in, frozen. All of them or, with an error, some: then the process is to end.
-    pub(super) fn inherit_all(&mut self, discs: Vec<Inherited>) -> Result<(), ShardError> {
-        discs.into_iter().try_for_each(|inherited| self.inherit(inherited))
+    /// Opens discs that another process serves. They are frozen until they are inherited and thawed. All of them or, with
+    /// an error, some: then the process is to end.
+    pub(super) fn borrow_all(&mut self, discs: Vec<Borrowed>) -> Result<(), ShardError> {
+        for Borrowed { disc, counters } in discs {
+            let token = self.open(disc, State::Frozen)?;
+            if let Some(disc) = self.discs.get_mut(token) {
+                disc.counters = counters;
+            }
+        }
+        Ok(())
     }
 
-    fn inherit(&mut self, inherited: Inherited) -> Result<(), ShardError> {
-        let Inherited { disc, counters, clients } = inherited;
-        let number = disc.number;
-        let token = self.open(disc, State::Frozen)?;
-        if let Some(disc) = self.discs.get_mut(token) {
-            disc.counters = counters;
+    /// Takes in what borrowed discs have become, and their clients. All of them or, with an error, some: then the process
+    /// is to end.
+    pub(super) fn inherit_all(&mut self, discs: Vec<CarriedDisc>) -> Result<(), ShardError> {
+        discs.into_iter().try_for_each(|carried| self.inherit(carried))
+    }
+
+    fn inherit(&mut self, carried: CarriedDisc) -> Result<(), ShardError> {
+        let CarriedDisc { facts: DiscFacts { number, size_bytes, sync_failed, counters, .. }, clients } = carried;
+        let token = self.find(number)?;
+        let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
+        if !matches!(disc.state, State::Frozen) || disc.size.bytes() != size_bytes {
+            return Err(ShardError::Unsound(number));
         }
+        disc.counters = counters.unwrap_or(disc.counters);
+        if sync_failed {
+            disc.barrier = Barrier::new(Some(Errno(libc::EIO)));
+        }
+        // From here on nobody else reads and writes it.
+        disc.set_mode();
         if clients.len() > CONNECTIONS_PER_DISC_MAX + NEGOTIATING_PER_DISC_MAX {
             return Err(ShardError::Full { number, limit: "CONNECTIONS_PER_DISC_MAX" });
         }
@@ -294,6 +355,19 @@ impl Shard {
         }
         Ok(id)
     }
+}
+
+fn lend(token: Token, disc: &Disc) -> Result<LentDisc, ShardError> {
+    let number = disc.number;
+    let os = |what| move |source| ShardError::Os { number, what, source };
+    let (State::Serving, Some(listener)) = (&disc.state, &disc.listener) else {
+        return Err(ShardError::Busy(number));
+    };
+    let data = disc.data.try_clone().map_err(os("cannot copy the descriptor of its data"))?;
+    let listener = listener.try_clone().map_err(os("cannot copy its listener"))?.into();
+    let size_bytes = disc.size.bytes();
+    let facts = LentFacts { number, incarnation: token.to_u64(), size_bytes, counters: disc.counters };
+    Ok(LentDisc { facts, data, listener })
 }
 
 impl Suspended {

@@ -1,7 +1,6 @@
 //! What the rest of the tail may ask of the shards. Everything here may be called from any thread.
 
 use super::access::Access;
-use super::carry::{CarriedDisc, Inherited};
 use super::driver;
 use super::tracking::Taken;
 use crate::connection::Transport;
@@ -256,14 +255,14 @@ pub struct ShardStatus {
 /// The running shards. Dropping it stops them as [`Shards::stop`] does, without waiting.
 #[derive(Debug)]
 pub struct Shards {
-    shards: Vec<Running>,
+    pub(super) shards: Vec<Running>,
     features: String,
     memory: Memory,
 }
 
 #[derive(Debug)]
-struct Running {
-    mailbox: MailboxSender,
+pub(super) struct Running {
+    pub(super) mailbox: MailboxSender,
     thread: JoinHandle<()>,
 }
 
@@ -462,54 +461,6 @@ impl Shards {
         let _ = self.ask_all(Letter::ThawAll).await;
     }
 
-    /// Closes the clients that cannot be carried to another process, because they are more than a socket: nothing new
-    /// of theirs is started, and what is under way is answered. Returns how many are left; to be asked again.
-    pub async fn drain_uncarried(&self) -> usize {
-        let mut left_count = 0;
-        for running in &self.shards {
-            let (sender, receiver) = oneshot::channel();
-            if running.mailbox.send(Letter::DrainUncarried(sender)).await.is_ok() {
-                // A shard that has ended has no client.
-                left_count += receiver.await.unwrap_or(0);
-            }
-        }
-        left_count
-    }
-
-    /// Copies all discs, which are frozen, with their clients: for another process. They stay as they are.
-    ///
-    /// # Errors
-    /// When a disc is not frozen, has no listener of its own, or a descriptor cannot be copied.
-    pub async fn carry_all(&self) -> Result<Vec<CarriedDisc>, ShardError> {
-        let mut receivers = Vec::with_capacity(self.shards.len());
-        for running in &self.shards {
-            let (sender, receiver) = oneshot::channel();
-            if running.mailbox.send(Letter::CarryAll(sender)).await.is_ok() {
-                receivers.push(receiver);
-            }
-        }
-        let mut discs = Vec::new();
-        for receiver in receivers {
-            discs.extend(receiver.await.unwrap_or(Err(ShardError::Stopped(DiscNumber(0))))?);
-        }
-        Ok(discs)
-    }
-
-    /// Takes over discs and their clients from another process: they are frozen until [`Shards::thaw_all`], and dropping
-    /// the shards before leaves their sockets as they are. A client that the access of its disc does not grant any more is
-    /// closed.
-    ///
-    /// # Errors
-    /// When something does not fit together or a limit is reached. What is here then cannot be used.
-    pub async fn inherit(&self, discs: Vec<Inherited>) -> Result<(), ShardError> {
-        let mut of_shards: Vec<Vec<Inherited>> = self.shards.iter().map(|_| Vec::new()).collect();
-        for inherited in discs {
-            of_shards[self.index_of(inherited.disc.number)].push(inherited);
-        }
-        let mut of_shards = of_shards.into_iter();
-        self.ask_all(|reply| Letter::InheritAll(of_shards.next().unwrap_or_default(), reply)).await
-    }
-
     /// What each shard has and has done. A shard that has stopped is left out.
     pub async fn status(&self) -> Vec<ShardStatus> {
         let mut statuses = Vec::with_capacity(self.shards.len());
@@ -546,12 +497,12 @@ impl Shards {
     }
 
     /// The shard of a disc.
-    fn index_of(&self, number: DiscNumber) -> usize {
+    pub(super) fn index_of(&self, number: DiscNumber) -> usize {
         usize::try_from(number.0 % self.shards.len() as u64).expect("it is less than a usize")
     }
 
     /// Asks all shards at once, and waits for all of them. The first error counts.
-    async fn ask_all(&self, mut letter: impl FnMut(Reply) -> Letter) -> Result<(), ShardError> {
+    pub(super) async fn ask_all(&self, mut letter: impl FnMut(Reply) -> Letter) -> Result<(), ShardError> {
         let mut receivers = Vec::with_capacity(self.shards.len());
         for running in &self.shards {
             let (sender, receiver) = oneshot::channel();

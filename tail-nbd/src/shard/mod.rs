@@ -35,12 +35,13 @@ mod linger;
 mod orders;
 mod owner;
 mod secure;
+mod succession;
 mod tracking;
 mod transfers;
 
 pub use access::{Access, Grant, Refusal};
 pub use braking::Braked;
-pub use carry::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, Inherited, Suspended};
+pub use carry::{Borrowed, CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts, Suspended};
 pub(crate) use clients::{configure, configure_listener};
 pub use handle::{
     Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,

@@ -52,6 +52,8 @@ impl Shard {
                 let _ = reply.send(Ok(()));
             }
             Letter::DrainUncarried(reply) => drop(reply.send(self.drain_uncarried())),
+            Letter::LendAll(reply) => drop(reply.send(self.lend_all())),
+            Letter::BorrowAll(discs, reply) => drop(reply.send(self.borrow_all(discs))),
             Letter::CarryAll(reply) => drop(reply.send(self.carry_all())),
             Letter::InheritAll(discs, reply) => drop(reply.send(self.inherit_all(discs))),
             Letter::Track(number, map, reply) => {
@@ -88,7 +90,8 @@ impl Shard {
         self.numbers.get(&number).copied().ok_or(ShardError::NotOpen(number))
     }
 
-    /// Takes a disc in, which is being served or frozen from the start.
+    /// Takes a disc in, which is being served or frozen from the start. If it is frozen, another process may read and
+    /// write the file, and how that is done stays as it is.
     pub(super) fn open(&mut self, open: OpenDisc, state: State) -> Result<Token, ShardError> {
         let number = open.number;
         if self.stopping.is_some() {
@@ -132,7 +135,9 @@ impl Shard {
             is_file,
             counters: DiscCounters::default(),
         };
-        disc.set_mode();
+        if !disc.is_frozen() {
+            disc.set_mode();
+        }
         let full = |_| ShardError::Full { number, limit: "DISCS_MAX" };
         let token = self.discs.insert(disc).map_err(full)?;
         self.numbers.insert(number, token);

@@ -1,9 +1,13 @@
 //! What only the inside can provoke.
 
+#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
+
 use super::*;
+use crate::disc::mode;
 use crate::nbd::client::{Client, Reply};
 use crate::nbd::request::Header;
 use crate::nbd::wire::{command_type, option_reply, option_type};
+use crate::shard::{Borrowed, CarriedDisc, DiscFacts};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -157,4 +161,46 @@ async fn at_a_stop_handshakes_are_refused_and_told_why() {
     let mut silent = Peer::greet(open(&shards, 1).await);
     shards.stop().await;
     assert!(silent.next().is_none(), "who asks nothing is not waited for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rule26_a_borrowed_disc_is_left_as_it_is_until_it_is_inherited() {
+    let data = tempfile::tempfile().unwrap();
+    data.set_len(1 << 20).unwrap();
+    if let Err(error) = mode::begin_direct(&data, 1 << 20) {
+        return eprintln!("skipped: no O_DIRECT for temporary files: {error}");
+    }
+    let is_direct = || rustix::fs::fcntl_getfl(&data).unwrap().contains(rustix::fs::OFlags::DIRECT);
+    let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let disc = OpenDisc {
+        number: DiscNumber(1),
+        data: data.try_clone().unwrap(),
+        // The other process may be configured otherwise.
+        io: IoMode::Cached,
+        size_bytes: 1 << 20,
+        listener: Some(listener.try_clone().unwrap()),
+        access: Access::List(vec![LOOPBACK]),
+        own_address: LOOPBACK,
+        sync_failed: false,
+    };
+    let config = ShardConfig { shards_count: Some(1), ..ShardConfig::default() };
+    let (shards, _events) = Shards::start(config).unwrap();
+    shards.borrow_all(vec![Borrowed { disc, counters: DiscCounters::default() }]).await.unwrap();
+    assert!(is_direct(), "whoever serves it reads and writes whole blocks");
+    let facts = |size_bytes| DiscFacts {
+        number: DiscNumber(1),
+        incarnation: 1,
+        size_bytes,
+        sync_failed: true,
+        counters: Some(DiscCounters { reads_count: 3, ..DiscCounters::default() }),
+    };
+    let other_size = CarriedDisc { facts: facts(2 << 20), clients: vec![] };
+    assert!(matches!(shards.inherit(vec![other_size]).await, Err(ShardError::Unsound(_))));
+    assert!(is_direct());
+    shards.inherit(vec![CarriedDisc { facts: facts(1 << 20), clients: vec![] }]).await.unwrap();
+    assert!(!is_direct());
+    let status = &shards.status().await[0].discs[0];
+    assert!(status.sync_failed && status.counters.reads_count == 3, "{status:?}");
+    drop(shards);
+    assert!(TcpStream::connect(listener.local_addr().unwrap()).is_ok(), "it listens for whoever has it");
 }

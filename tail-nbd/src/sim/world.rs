@@ -25,6 +25,7 @@ use spine::secret::Secret;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use succession::Upgrade;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -83,7 +84,7 @@ pub(super) struct World {
     idle_count: u64,
     completions: Vec<Completion>,
     /// All discs are being frozen, for another process.
-    upgrading: Option<Answer>,
+    upgrading: Option<Upgrade>,
     pub(super) upgrades_count: u64,
     pub(super) turns_count: u64,
     pub(super) peak: Census,

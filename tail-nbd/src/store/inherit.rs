@@ -7,12 +7,12 @@ use super::{
     start::Scan,
 };
 use crate::{
-    shard::{CarriedDisc, DiscFacts, Inherited, OpenDisc, ShardError, ShardEvent},
+    shard::{Borrowed, CarriedDisc, LentDisc, LentFacts, OpenDisc, ShardError, ShardEvent},
     sidecar::Sidecar,
 };
 use spine::{id::DiscNumber, limits::NBD_PORT};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr, TcpListener},
     os::unix::fs::MetadataExt as _,
@@ -35,6 +35,20 @@ pub enum InheritError {
     /// A shard refused.
     #[error(transparent)]
     Shard(#[from] ShardError),
+}
+
+/// Discs that another process still serves, and that are opened here.
+#[derive(Debug)]
+pub struct Loan {
+    scan: Scan,
+    discs: BTreeMap<DiscNumber, Lent>,
+}
+
+#[derive(Debug)]
+struct Lent {
+    facts: LentFacts,
+    /// Its record says that a sync failed.
+    flush_failed: bool,
 }
 
 /// What is left to do after discs were taken in.
@@ -77,30 +91,38 @@ impl Store {
         Ok(Quiet { _discs: guards })
     }
 
-    /// Takes in discs that another process has served until now, frozen:
-    /// [`Shards::thaw_all`](crate::shard::Shards::thaw_all) has them go on, and then [`Store::begin`] is to be called.
+    /// Opens discs that another process serves. Nothing is done with them before [`Store::inherit`].
     ///
     /// # Errors
     /// When a disc is not what its sidecar says. Then nothing of the store may be used.
-    pub async fn inherit(&self, mut scan: Scan, carried: Vec<CarriedDisc>) -> Result<Heirloom, InheritError> {
+    pub async fn borrow_discs(&self, mut scan: Scan, lent: Vec<LentDisc>) -> Result<Loan, InheritError> {
         let mut sidecars: BTreeMap<DiscNumber, Sidecar> =
             scan.sidecars.into_iter().map(|sidecar| (sidecar.record().number, sidecar)).collect();
-        let (mut inherited, mut unrecorded) = (Vec::with_capacity(carried.len()), Vec::new());
-        for CarriedDisc { facts, data, listener, clients } in carried {
+        let (mut discs, mut borrowed) = (BTreeMap::new(), Vec::with_capacity(lent.len()));
+        for LentDisc { facts, data, listener } in lent {
             let differs = |reason: String| InheritError::Differs { number: facts.number, reason };
             let unknown = || differs("it is being served, and this program cannot use its sidecar".to_owned());
             let sidecar = sidecars.remove(&facts.number).ok_or_else(unknown)?;
             let held = Held { sidecar, data: Some(data.into()), phase: Phase::Serving, panics_count: 0 };
             let disc = self.compare(&held, &facts, listener).map_err(differs)?;
-            if facts.sync_failed && !held.record().flush_failed {
-                unrecorded.push(facts.number);
-            }
-            inherited.push(Inherited { disc, counters: facts.counters, clients });
+            borrowed.push(Borrowed { disc, counters: facts.counters });
+            discs.insert(facts.number, Lent { facts, flush_failed: held.record().flush_failed });
             self.insert(Arc::new(Disc::new(held)));
         }
-        self.parts.shards.inherit(inherited).await?;
+        self.parts.shards.borrow_all(borrowed).await?;
         scan.sidecars = sidecars.into_values().collect();
-        Ok(Heirloom { scan, unrecorded })
+        Ok(Loan { scan, discs })
+    }
+
+    /// Takes over what has become of borrowed discs, which nobody serves now: they are frozen until
+    /// [`Shards::thaw_all`](crate::shard::Shards::thaw_all), and then [`Store::begin`] is to be called.
+    ///
+    /// # Errors
+    /// When they are not the discs that were borrowed. Then nothing of the store may be used.
+    pub async fn inherit(&self, loan: Loan, carried: Vec<CarriedDisc>) -> Result<Heirloom, InheritError> {
+        let unrecorded = loan.settle(&carried)?;
+        self.parts.shards.inherit(carried).await?;
+        Ok(Heirloom { scan: loan.scan, unrecorded })
     }
 
     /// Does what had to wait until this process is the one that serves: opens the discs that were not handed over, and
@@ -113,7 +135,7 @@ impl Store {
     }
 
     /// A disc for its shard, if it is what its sidecar says.
-    fn compare(&self, held: &Held, facts: &DiscFacts, listener: TcpListener) -> Result<OpenDisc, String> {
+    fn compare(&self, held: &Held, facts: &LentFacts, listener: TcpListener) -> Result<OpenDisc, String> {
         let (record, Some(data)) = (held.record(), &held.data) else { return Err("it has no data".to_owned()) };
         let path = self.pool_of(held).data_path(record.number);
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
@@ -135,12 +157,79 @@ impl Store {
             listener: Some(listener),
             access: held.access(),
             own_address: IpAddr::V6(self.parts.own_address),
-            sync_failed: record.flush_failed || facts.sync_failed,
+            sync_failed: record.flush_failed,
             io: self.pool_of(held).io,
         })
     }
 }
 
+impl Loan {
+    /// Checks that these are the discs that were lent, each of them once. Returns those of which a sync has failed and
+    /// no record says so.
+    fn settle(&self, carried: &[CarriedDisc]) -> Result<Vec<DiscNumber>, InheritError> {
+        let (mut missing, mut unrecorded) = (self.discs.keys().collect::<BTreeSet<_>>(), Vec::new());
+        let differs = |number, reason: &str| InheritError::Differs { number, reason: reason.to_owned() };
+        for CarriedDisc { facts, .. } in carried {
+            let lent = self.discs.get(&facts.number).filter(|lent| lent.facts.is_of(facts));
+            let lent = lent.ok_or_else(|| differs(facts.number, "it is not as it was before the clients waited"))?;
+            if !missing.remove(&facts.number) {
+                return Err(differs(facts.number, "it was handed over twice"));
+            }
+            if facts.sync_failed && !lent.flush_failed {
+                unrecorded.push(facts.number);
+            }
+        }
+        match missing.first() {
+            Some(number) => Err(differs(**number, "it was served before the clients waited, and is not any more")),
+            None => Ok(unrecorded),
+        }
+    }
+}
+
 fn moves(disc: &Disc) -> String {
     format!("disc {} is being moved between tails: cancel that, or try again when it is done", disc.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{metrics::DiscCounters, shard::DiscFacts};
+
+    const MIB: u64 = 1 << 20;
+
+    fn lent(number: u64, flush_failed: bool) -> (DiscNumber, Lent) {
+        let number = DiscNumber(number);
+        let facts = LentFacts { number, incarnation: 7, size_bytes: MIB, counters: DiscCounters::default() };
+        (number, Lent { facts, flush_failed })
+    }
+
+    fn carried(number: u64, incarnation: u64, size_bytes: u64, sync_failed: bool) -> CarriedDisc {
+        let facts = DiscFacts { number: DiscNumber(number), incarnation, size_bytes, sync_failed, counters: None };
+        CarriedDisc { facts, clients: vec![] }
+    }
+
+    #[test]
+    fn rule10_only_the_discs_that_were_lent_are_taken_over() {
+        let loan = Loan { scan: Scan::default(), discs: BTreeMap::from([lent(1, false), lent(2, true)]) };
+        let settle = |discs: &[CarriedDisc]| loan.settle(discs).map_err(|error| error.to_string());
+        let both = |sync_failed| [carried(1, 7, MIB, sync_failed), carried(2, 7, MIB, sync_failed)];
+        assert_eq!(settle(&both(false)), Ok(vec![]));
+        assert_eq!(settle(&both(true)), Ok(vec![DiscNumber(1)]), "the other one is recorded already");
+        let first = || carried(1, 7, MIB, false);
+        for (what, second, reason) in [
+            (
+                "made meanwhile",
+                vec![carried(2, 7, MIB, false), carried(3, 7, MIB, false)],
+                "disc 3: it is not as it was",
+            ),
+            ("removed", vec![], "disc 2: it was served before"),
+            ("closed and opened again", vec![carried(2, 8, MIB, false)], "disc 2: it is not as it was"),
+            ("resized", vec![carried(2, 7, 2 * MIB, false)], "disc 2: it is not as it was"),
+            ("told twice", vec![carried(2, 7, MIB, false), first()], "disc 1: it was handed over twice"),
+        ] {
+            let discs: Vec<_> = [first()].into_iter().chain(second).collect();
+            let error = settle(&discs).unwrap_err();
+            assert!(error.starts_with(reason), "{what}: {error}");
+        }
+    }
 }

@@ -9,11 +9,13 @@ use super::{
 use crate::{
     describe::describe,
     ring::probe::Mask,
-    shard::{CarriedDisc, ShardError, Shards},
+    shard::{CarriedDisc, LentDisc, LentFacts, ShardError, Shards},
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+use spine::id::DiscNumber;
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, BufWriter, Write as _},
     net::TcpListener,
@@ -94,13 +96,29 @@ pub struct Successor {
     channel: Channel,
 }
 
+/// A process that has opened the discs, and waits for their clients.
+#[derive(Debug)]
+pub struct Heir {
+    successor: Successor,
+    lent: HashMap<DiscNumber, LentFacts>,
+}
+
 /// What is handed over besides the discs.
 #[derive(Debug)]
-pub struct Belongings<'a> {
-    /// The lock of the state directory.
-    pub lock: &'a File,
-    /// Where Prometheus asks.
-    pub metrics: Option<&'a TcpListener>,
+pub struct Belongings {
+    lock: File,
+    metrics: Option<TcpListener>,
+}
+
+impl Belongings {
+    /// The lock of the state directory, and where Prometheus asks. Both are copied.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn copy(lock: &File, metrics: Option<&TcpListener>) -> Result<Self, UpgradeError> {
+        let copy = || Ok(Self { lock: lock.try_clone()?, metrics: metrics.map(TcpListener::try_clone).transpose()? });
+        copy().map_err(UpgradeError::State)
+    }
 }
 
 /// A successor that is ready, for the task that serves.
@@ -185,41 +203,47 @@ impl Successor {
         self.child.id()
     }
 
-    /// Has it read all records, which do not change any more. Blocks.
+    /// Has it read all records, which do not change any more, and open the discs, which go on here. Blocks.
     ///
     /// # Errors
     /// When it does not; it is gone then.
-    pub fn prepare(self) -> Result<Self, UpgradeError> {
-        let what = "did not read the records of the discs";
+    pub fn prepare(self, discs: Vec<LentDisc>, belongings: &Belongings) -> Result<Heir, UpgradeError> {
         let deadline = Instant::now() + PREPARED_DEADLINE;
-        let silent = |source| UpgradeError::Silent { what, source };
-        self.channel.send(&GiverSaid::Prepare, &[], deadline).map_err(silent)?;
+        let state = write_down(|out| state::write_lent(&discs, out)).map_err(UpgradeError::State)?;
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![state.as_fd(), belongings.lock.as_fd()];
+        descriptors.extend(belongings.metrics.as_ref().map(AsFd::as_fd));
+        descriptors.extend(state::lent_descriptors(&discs));
+        let contents = Contents { descriptors_count: descriptors.len(), metrics: belongings.metrics.is_some() };
+        let what = "did not open the discs";
+        let sent = self.send(GiverSaid::Lent(contents), &descriptors, deadline);
+        sent.map_err(|source| UpgradeError::Silent { what, source })?;
         self.expect(PREPARED_DEADLINE, what, |said| matches!(said, TakerSaid::Prepared))?;
-        Ok(self)
+        let lent = discs.into_iter().map(|disc| (disc.facts.number, disc.facts)).collect();
+        Ok(Heir { successor: self, lent })
     }
 
-    /// Gives it everything, and waits until it says that it serves. Blocks, for a short time.
-    ///
-    /// # Errors
-    /// When it does not: whether it serves all the same is known when it has been [`Successor::end`]ed.
-    pub fn give(&self, discs: &[CarriedDisc], belongings: &Belongings<'_>) -> Result<(), UpgradeError> {
+    /// Gives it what has become of the discs, and waits until it says that it serves. Blocks, for a short time.
+    fn give(&self, discs: &[CarriedDisc]) -> Result<(), UpgradeError> {
         let deadline = Instant::now() + SERVING_DEADLINE;
-        let state = write_down(discs).map_err(UpgradeError::State)?;
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![state.as_fd(), belongings.lock.as_fd()];
-        descriptors.extend(belongings.metrics.map(AsFd::as_fd));
-        descriptors.extend(state::descriptors(discs));
-        let contents = Contents { descriptors_count: descriptors.len(), metrics: belongings.metrics.is_some() };
-        let mut message = GiverSaid::State(contents);
+        let state = write_down(|out| state::write(discs, out)).map_err(UpgradeError::State)?;
+        let descriptors: Vec<BorrowedFd<'_>> = [state.as_fd()].into_iter().chain(state::descriptors(discs)).collect();
+        let contents = Contents { descriptors_count: descriptors.len(), metrics: false };
+        self.send(GiverSaid::State(contents), &descriptors, deadline).map_err(UpgradeError::State)?;
+        self.expect(SERVING_DEADLINE, "did not begin to serve", |said| matches!(said, TakerSaid::Serving))
+    }
+
+    /// Sends a message with as many descriptors as there are.
+    fn send(&self, mut message: GiverSaid, descriptors: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<()> {
         for some in descriptors.chunks(DESCRIPTORS_MAX) {
-            self.channel.send(&message, some, deadline).map_err(UpgradeError::State)?;
+            self.channel.send(&message, some, deadline)?;
             message = GiverSaid::Descriptors;
         }
-        self.expect(SERVING_DEADLINE, "did not begin to serve", |said| matches!(said, TakerSaid::Serving))
+        Ok(())
     }
 
     /// Ends the process and waits for its end. True when it had said that it serves: then it may have done something
     /// for clients, whom nobody else may serve any more. Blocks.
-    pub fn end(mut self) -> bool {
+    fn end(mut self) -> bool {
         self.kill();
         while let Ok((said, _)) = self.channel.receive::<TakerSaid>(Instant::now()) {
             if matches!(said, TakerSaid::Serving) {
@@ -255,7 +279,7 @@ impl Successor {
     }
 }
 
-/// Who is not wanted any more is ended, without a look at what it had to say: it was given nothing.
+/// Who is not wanted any more is ended, without a look at what it had to say: it was given no client.
 impl Drop for Successor {
     fn drop(&mut self) {
         self.kill();
@@ -265,18 +289,15 @@ impl Drop for Successor {
 /// Hands all discs of these shards over. With an error nothing has changed, but for [`UpgradeError::TooLate`].
 ///
 /// # Errors
-/// When the successor does not take over.
-pub async fn hand_over(
-    successor: Successor,
-    shards: &Shards,
-    belongings: &Belongings<'_>,
-) -> Result<Report, UpgradeError> {
+/// When the heir does not take over.
+pub async fn hand_over(heir: Heir, shards: &Shards) -> Result<Report, UpgradeError> {
+    let Heir { successor, lent } = heir;
     let pid = successor.pid();
     let deadline = Instant::now() + UNCARRIED_DEADLINE;
     while shards.drain_uncarried().await > 0 && Instant::now() < deadline {
         tokio::time::sleep(UNCARRIED_PAUSE).await;
     }
-    let (discs, begun) = match freeze(shards).await {
+    let (mut discs, begun) = match freeze(shards).await {
         Ok(frozen) => frozen,
         Err(error) => {
             shards.thaw_all().await;
@@ -285,7 +306,11 @@ pub async fn hand_over(
     };
     // The clients wait: this thread has nothing better to do than to wait with them.
     let copied = begun.elapsed();
-    let given = successor.give(&discs, belongings);
+    for facts in discs.iter_mut().map(|disc| &mut disc.facts) {
+        // What it has is not said again.
+        facts.counters.take_if(|counters| lent.get(&facts.number).is_some_and(|lent| lent.counters == *counters));
+    }
+    let given = successor.give(&discs);
     let pause = begun.elapsed();
     tracing::info!(copied_us = copied.as_micros(), pause_us = pause.as_micros(), "the discs were frozen");
     match given {
@@ -321,9 +346,9 @@ async fn freeze(shards: &Shards) -> Result<(Vec<CarriedDisc>, Instant), UpgradeE
 }
 
 /// The state in memory that has a descriptor.
-fn write_down(discs: &[CarriedDisc]) -> io::Result<File> {
+fn write_down(write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<File> {
     let mut out = BufWriter::with_capacity(1 << 20, File::from(memfd_create("tail-nbd", MemfdFlags::CLOEXEC)?));
-    state::write(discs, &mut out)?;
+    write(&mut out)?;
     out.flush()?;
     Ok(out.into_inner()?)
 }

@@ -6,10 +6,10 @@
 //!                                     ◀──────────── ready ─────────── (or `failed`, with a sentence)
 //!                       ends the brain's session, locks every disc
 //!                       (from here on no record changes)
-//!                                     ──────────── prepare ─────────▶ reads all sidecars
-//!                                     ◀─────────── prepared ─────────
+//!                                     ──────────── lent ────────────▶ reads all sidecars, opens the discs frozen,
+//!                                     ◀─────────── prepared ─────────  from the descriptors
 //!                 ┌──── freezes all discs
-//!          clients│                   ──────────── state ───────────▶ opens them frozen, from the descriptors
+//!          clients│                   ──────────── state ───────────▶ takes the clients in, and what has changed
 //!           wait  │                   ◀─────────── serving ──────────
 //!                 └────                                               thaws them
 //!        ◀── "47 discs" exits; nothing is shut down, no address goes  addresses, brain, control socket, metrics
@@ -27,6 +27,10 @@
 //! | the giver is killed after it | the taker |
 //! | the taker is killed after it | nobody, as whenever a server is killed |
 //! | `serving` came after the giver's patience, and the taker is killed already | nobody: the giver ends with an error |
+//!
+//! **The wait does not depend on the number of discs**, but on that of their clients: files, listeners and counters are lent
+//! while the old process serves. What is carried in the end is checked against that: a disc that is not the same any more,
+//! or not there, or as large, is refused with everything else.
 //!
 //! The lock of the state directory and those of the data files are the same open file descriptions in both, so no third
 //! process gets in between (safety rule 10), and what was acknowledged is in the files before they change hands.
@@ -51,12 +55,12 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The form of what is handed over. A taker that does not know it says so, and the giver serves on.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How long the new program may take until it is ready: rings, pools, and the loading of a program on a busy machine.
 pub const READY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long it may take to read the sidecars of all discs. Nobody waits for it but the brain.
+/// How long it may take to read the sidecars of all discs, and to open them. Nobody waits for it but the brain.
 pub const PREPARED_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long clients that cannot be carried may take to take their last replies; then they end with the old process.
@@ -74,7 +78,7 @@ pub const FREEZE_TRIES: u32 = 25;
 /// How long the discs go on between two tries.
 pub const FREEZE_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long the new process may take to open everything while the clients wait. It takes milliseconds; a process that
+/// How long the new process may take to take everything in while the clients wait. It takes milliseconds; a process that
 /// takes this long does not come back.
 pub const SERVING_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -82,9 +86,10 @@ pub const SERVING_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GiverSaid {
-    /// No record changes any more: read them.
-    Prepare,
-    /// The state, in the first descriptor, and so many descriptors in all, of which further messages bring the rest.
+    /// No record changes any more: read them, and open the discs. Descriptors: what is known of the discs, the lock of the
+    /// state directory, perhaps a listener for metrics, and those of the discs. Further messages bring the rest of them.
+    Lent(state::Contents),
+    /// What the discs have become. Descriptors: the state, and those of the clients.
     State(state::Contents),
     /// More descriptors.
     Descriptors,

@@ -1,7 +1,11 @@
 //! All discs and their clients as bytes and descriptors.
 //!
 //! ```text
-//!   {"facts":{…},"clients_count":2}⏎                      a disc; descriptors: its file, its listener
+//!   while they are served:
+//!   {…}⏎                                                  a disc; descriptors: its file, its listener
+//!
+//!   when they are frozen:
+//!   {"facts":{…},"clients_count":2}⏎                      a disc
 //!   {"facts":{…},"input_bytes":28,"output_bytes":0}⏎…     a client, and the bytes; descriptor: its socket
 //! ```
 //!
@@ -9,7 +13,7 @@
 //! default. What clients have sent or are to be sent follows as it is. Descriptors are in the order in which they are
 //! mentioned. Whatever does not fit together is refused as a whole.
 
-use crate::shard::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts};
+use crate::shard::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Write},
@@ -23,9 +27,10 @@ pub const STATE_BYTES_MAX: u64 = 4 << 30;
 /// What there is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    /// Descriptors in all messages, with those of the state itself and of the process.
+    /// Descriptors in this message and those that follow it.
     pub descriptors_count: usize,
     /// There is a listener for metrics among them.
+    #[serde(default)]
     pub metrics: bool,
 }
 
@@ -56,7 +61,46 @@ struct ClientLine {
     output_bytes: usize,
 }
 
-/// Writes the bytes of all discs.
+/// Writes the bytes of discs that are lent.
+///
+/// # Errors
+/// What `out` says.
+pub fn write_lent(discs: &[LentDisc], out: &mut impl Write) -> io::Result<()> {
+    discs.iter().try_for_each(|disc| write_line(out, &disc.facts))
+}
+
+/// The descriptors of discs that are lent, in the order of [`write_lent()`].
+pub fn lent_descriptors(discs: &[LentDisc]) -> impl Iterator<Item = BorrowedFd<'_>> {
+    discs.iter().flat_map(|disc| [disc.data.as_fd(), disc.listener.as_fd()])
+}
+
+/// The discs from what [`write_lent()`] and [`lent_descriptors`] gave.
+///
+/// # Errors
+/// When it is anything else.
+pub fn read_lent(
+    mut bytes: &[u8],
+    descriptors: impl IntoIterator<Item = OwnedFd>,
+) -> Result<Vec<LentDisc>, StateError> {
+    let mut descriptors = descriptors.into_iter();
+    let mut discs = Vec::new();
+    while !bytes.is_empty() {
+        let facts: LentFacts = read_line(&mut bytes)?;
+        let data = descriptors.next().ok_or(StateError::Short)?;
+        let listener = descriptors.next().ok_or(StateError::Short)?.into();
+        discs.push(LentDisc { facts, data, listener });
+    }
+    nothing_left(descriptors).map(|()| discs)
+}
+
+fn nothing_left(descriptors: impl Iterator<Item = OwnedFd>) -> Result<(), StateError> {
+    match descriptors.count() {
+        0 => Ok(()),
+        count => Err(StateError::Descriptors(count)),
+    }
+}
+
+/// Writes the bytes of all discs, which are frozen.
 ///
 /// # Errors
 /// What `out` says.
@@ -80,10 +124,7 @@ fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
 
 /// The descriptors of all discs, in the order of [`write()`].
 pub fn descriptors(discs: &[CarriedDisc]) -> impl Iterator<Item = BorrowedFd<'_>> {
-    discs.iter().flat_map(|disc| {
-        let sockets = disc.clients.iter().map(|client| client.socket.as_fd());
-        [disc.data.as_fd(), disc.listener.as_fd()].into_iter().chain(sockets)
-    })
+    discs.iter().flat_map(|disc| &disc.clients).map(|client| client.socket.as_fd())
 }
 
 /// The discs from what [`write()`] and [`descriptors`] gave.
@@ -95,8 +136,6 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
     let mut discs = Vec::new();
     while !bytes.is_empty() {
         let DiscLine { facts, clients_count } = read_line(&mut bytes)?;
-        let data = descriptors.next().ok_or(StateError::Short)?;
-        let listener = descriptors.next().ok_or(StateError::Short)?.into();
         let mut clients = Vec::new();
         for _ in 0..clients_count {
             let ClientLine { facts, input_bytes, output_bytes } = read_line(&mut bytes)?;
@@ -104,12 +143,9 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
             let (input, output) = (take(&mut bytes, input_bytes)?, take(&mut bytes, output_bytes)?);
             clients.push(CarriedClient { facts, socket, input, output });
         }
-        discs.push(CarriedDisc { facts, data, listener, clients });
+        discs.push(CarriedDisc { facts, clients });
     }
-    match descriptors.count() {
-        0 => Ok(discs),
-        count => Err(StateError::Descriptors(count)),
-    }
+    nothing_left(descriptors).map(|()| discs)
 }
 
 fn read_line<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, StateError> {
@@ -140,9 +176,21 @@ mod tests {
         tempfile::tempfile().unwrap().into()
     }
 
-    fn disc(number: u64, clients: &[(&[u8], &[u8])]) -> CarriedDisc {
+    fn counters() -> DiscCounters {
         let mut counters = DiscCounters { reads_count: 7, ..DiscCounters::default() };
         counters.read_latency_us.record(1000);
+        counters
+    }
+
+    fn lent(number: u64, counters: DiscCounters) -> LentDisc {
+        LentDisc {
+            facts: LentFacts { number: DiscNumber(number), incarnation: 3, size_bytes: 1 << 40, counters },
+            data: descriptor(),
+            listener: TcpListener::from(descriptor()),
+        }
+    }
+
+    fn disc(number: u64, clients: &[(&[u8], &[u8])]) -> CarriedDisc {
         let header = Header { flags: 1, command: 1, cookie: u64::MAX, offset: 512, length: 4096 };
         let client = |(input, output): &(&[u8], &[u8])| CarriedClient {
             facts: ClientFacts {
@@ -158,10 +206,10 @@ mod tests {
             input: input.to_vec(),
             output: output.to_vec(),
         };
+        let number = DiscNumber(number);
+        let counters = Some(counters());
         CarriedDisc {
-            facts: DiscFacts { number: DiscNumber(number), size_bytes: 1 << 40, sync_failed: true, counters },
-            data: descriptor(),
-            listener: TcpListener::from(descriptor()),
+            facts: DiscFacts { number, incarnation: 3, size_bytes: 1 << 40, sync_failed: true, counters },
             clients: clients.iter().map(client).collect(),
         }
     }
@@ -172,41 +220,72 @@ mod tests {
         bytes
     }
 
+    fn lent_bytes(discs: &[LentDisc]) -> Vec<u8> {
+        let mut bytes = vec![];
+        write_lent(discs, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn new_descriptors(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| descriptor()).collect()
+    }
+
+    fn copies<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>) -> Vec<OwnedFd> {
+        descriptors.map(|fd| fd.try_clone_to_owned().unwrap()).collect()
+    }
+
+    fn inodes<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>) -> Vec<u64> {
+        descriptors.map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect()
+    }
+
     #[test]
     fn what_is_written_is_read_with_each_byte_and_each_descriptor() {
         let discs = [disc(1, &[]), disc(2, &[(b"{\n", b""), (b"", b"\n\n}")])];
-        let copies = descriptors(&discs).map(|fd| fd.try_clone_to_owned().unwrap());
-        let read = read(&bytes(&discs), copies.collect::<Vec<_>>()).unwrap();
+        let read = read(&bytes(&discs), copies(descriptors(&discs))).unwrap();
         assert_eq!(bytes(&read), bytes(&discs));
-        let inodes = |discs: &[CarriedDisc]| -> Vec<u64> {
-            descriptors(discs).map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect()
-        };
-        assert_eq!(inodes(&read), inodes(&discs));
+        assert_eq!(inodes(descriptors(&read)), inodes(descriptors(&discs)));
         assert_eq!(
             (read[1].facts.counters, read[1].clients[1].output.as_slice()),
             (discs[1].facts.counters, &b"\n\n}"[..])
         );
+        let discs = [lent(1, counters()), lent(2, DiscCounters::default())];
+        let read = read_lent(&lent_bytes(&discs), copies(lent_descriptors(&discs))).unwrap();
+        assert_eq!(read.iter().map(|disc| &disc.facts).collect::<Vec<_>>(), [&discs[0].facts, &discs[1].facts]);
+        assert_eq!(inodes(lent_descriptors(&read)), inodes(lent_descriptors(&discs)));
     }
 
     #[test]
     fn a_cut_or_a_wrong_count_is_refused() {
         let whole = bytes(&[disc(1, &[(b"abc", b"de")])]);
-        let descriptors = |count: usize| (0..count).map(|_| descriptor()).collect::<Vec<_>>();
-        assert!(read(&whole, descriptors(3)).is_ok());
+        assert!(read(&whole, new_descriptors(1)).is_ok());
         for end in 1..whole.len() {
-            assert!(read(&whole[..end], descriptors(3)).is_err(), "cut at {end}");
+            assert!(read(&whole[..end], new_descriptors(1)).is_err(), "cut at {end}");
         }
-        assert!(matches!(read(&whole, descriptors(2)), Err(StateError::Short)));
-        assert!(matches!(read(&whole, descriptors(4)), Err(StateError::Descriptors(1))));
+        assert!(matches!(read(&whole, new_descriptors(0)), Err(StateError::Short)));
+        assert!(matches!(read(&whole, new_descriptors(2)), Err(StateError::Descriptors(1))));
+        let whole = lent_bytes(&[lent(1, counters())]);
+        assert!(read_lent(&whole, new_descriptors(2)).is_ok());
+        for end in 1..whole.len() {
+            assert!(read_lent(&whole[..end], new_descriptors(2)).is_err(), "cut at {end}");
+        }
+        assert!(matches!(read_lent(&whole, new_descriptors(1)), Err(StateError::Short)));
+        assert!(matches!(read_lent(&whole, new_descriptors(3)), Err(StateError::Descriptors(1))));
+    }
+
+    #[test]
+    fn a_disc_that_nobody_uses_is_a_short_line_while_clients_wait() {
+        let mut idle = disc(u64::from(u32::MAX), &[]);
+        idle.facts.counters = None;
+        assert!(bytes(&[idle]).len() < 160);
     }
 
     #[test]
     fn what_another_version_counts_in_another_way_begins_again() {
         let text = String::from_utf8(bytes(&[disc(1, &[])])).unwrap();
         let counters = |to: &str| {
-            let read = read(text.replace("\"reads_count\":7", to).as_bytes(), [descriptor(), descriptor()]).unwrap();
+            let read = read(text.replace("\"reads_count\":7", to).as_bytes(), []).unwrap();
             assert!(read[0].facts.sync_failed);
-            read[0].facts.counters
+            read[0].facts.counters.unwrap()
         };
         let counted = counters("\"reads_count\":7");
         assert_eq!(counters("\"reads_total\":7"), DiscCounters { reads_count: 0, ..counted });
@@ -220,7 +299,7 @@ mod tests {
             let place = place % whole.len();
             whole[place] = byte;
             // It is understood or refused, and never more than what was given.
-            if let Ok(discs) = read(&whole, (0..3).map(|_| descriptor()).collect::<Vec<_>>()) {
+            if let Ok(discs) = read(&whole, new_descriptors(1)) {
                 prop_assert_eq!(discs.iter().map(|disc| disc.clients.len()).sum::<usize>(), 1);
             }
         }

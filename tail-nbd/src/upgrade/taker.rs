@@ -5,7 +5,7 @@ use super::{
     channel::{Channel, MESSAGE_BYTES_MAX},
     state::{self, Contents, STATE_BYTES_MAX, StateError},
 };
-use crate::shard::CarriedDisc;
+use crate::shard::{CarriedDisc, LentDisc};
 use rustix::stdio::dup2_stdin;
 use std::{
     fs::File,
@@ -46,15 +46,15 @@ pub struct Taker {
     channel: Channel,
 }
 
-/// What the old process had.
+/// What the old process has, and goes on using.
 #[derive(Debug)]
-pub struct Inheritance {
+pub struct Loan {
     /// The lock of the state directory.
     pub lock: File,
-    /// Where Prometheus asked.
+    /// Where Prometheus asks.
     pub metrics: Option<TcpListener>,
-    /// The discs, frozen.
-    pub discs: Vec<CarriedDisc>,
+    /// The discs.
+    pub discs: Vec<LentDisc>,
 }
 
 impl Taker {
@@ -79,34 +79,44 @@ impl Taker {
     /// Says that this process can run, and waits until the records do not change any more. Blocks.
     ///
     /// # Errors
-    /// When the old process is gone or says nothing.
-    pub fn ready(&self) -> Result<(), TakeOverError> {
+    /// When the old process is gone or says nothing, or what comes cannot be used.
+    pub fn ready(&self) -> Result<Loan, TakeOverError> {
         self.say(&TakerSaid::Ready)?;
-        match self.hear(PREPARED_DEADLINE, "says nothing")? {
-            (GiverSaid::Prepare, _) => Ok(()),
-            _ => Err(out_of_turn()),
-        }
+        let (said, descriptors) = self.hear(PREPARED_DEADLINE, "says nothing")?;
+        let GiverSaid::Lent(contents) = said else { return Err(out_of_turn()) };
+        let mut descriptors = self.hear_all(contents, descriptors)?;
+        let mut next = || descriptors.next().ok_or(StateError::Short);
+        let (bytes, lock) = (read_all(next()?)?, File::from(next()?));
+        let metrics = if contents.metrics { Some(TcpListener::from(next()?)) } else { None };
+        Ok(Loan { lock, metrics, discs: state::read_lent(&bytes, descriptors)? })
     }
 
-    /// Says that the records are read, and waits for everything else. Blocks.
+    /// Says that the discs are open here, and waits for what has become of them: clients wait from then on. Blocks.
     ///
     /// # Errors
     /// When the old process changes its mind, or what comes cannot be used.
-    pub fn take(&self) -> Result<Inheritance, TakeOverError> {
+    pub fn take(&self) -> Result<Vec<CarriedDisc>, TakeOverError> {
         self.say(&TakerSaid::Prepared)?;
-        let (said, mut descriptors) = self.hear(PREPARED_DEADLINE, "keeps its discs")?;
-        let GiverSaid::State(Contents { descriptors_count, metrics }) = said else { return Err(out_of_turn()) };
-        while descriptors.len() < descriptors_count {
+        let (said, descriptors) = self.hear(PREPARED_DEADLINE, "keeps its discs")?;
+        let GiverSaid::State(contents) = said else { return Err(out_of_turn()) };
+        let mut descriptors = self.hear_all(contents, descriptors)?;
+        let bytes = read_all(descriptors.next().ok_or(StateError::Short)?)?;
+        Ok(state::read(&bytes, descriptors)?)
+    }
+
+    /// All descriptors of a message that came with some of them.
+    fn hear_all(
+        &self,
+        contents: Contents,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<impl Iterator<Item = OwnedFd> + use<>, TakeOverError> {
+        while descriptors.len() < contents.descriptors_count {
             match self.hear(SERVING_DEADLINE, "does not hand over all of it")? {
                 (GiverSaid::Descriptors, more) if !more.is_empty() => descriptors.extend(more),
                 _ => return Err(out_of_turn()),
             }
         }
-        let mut descriptors = descriptors.into_iter();
-        let mut next = || descriptors.next().ok_or(StateError::Short);
-        let (bytes, lock) = (read_all(next()?)?, File::from(next()?));
-        let metrics = if metrics { Some(TcpListener::from(next()?)) } else { None };
-        Ok(Inheritance { lock, metrics, discs: state::read(&bytes, descriptors)? })
+        Ok(descriptors.into_iter())
     }
 
     /// Says that this process serves. It must not have begun before this returns, and must begin then, whatever comes.

@@ -1,18 +1,28 @@
 //! One process after another: the discs and their clients go over as bytes and descriptors, or stay.
 
-use super::{Standing, World};
+use super::{Answer, Standing, World};
 use crate::mailbox::Letter;
 use crate::shard::engine::Engine;
-use crate::shard::{CarriedDisc, Inherited, OpenDisc, Patience};
+use crate::shard::{Borrowed, CarriedDisc, LentDisc, OpenDisc, Patience, ShardError, ShardEvent};
 use crate::sim::network::LinkId;
 use crate::upgrade::state;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+/// One process is to follow another.
+pub(super) struct Upgrade {
+    /// All discs are being frozen.
+    frozen: Answer,
+    /// Who is to take over. It has the discs open, and does nothing with them.
+    heir: Engine,
+    events: mpsc::Receiver<ShardEvent>,
+}
+
 impl World {
-    /// Has all discs freeze, when nobody changes anything.
+    /// Has another engine open all discs, and has all discs freeze, when nobody changes anything.
     pub(super) fn begin_upgrade(&mut self) -> Option<Letter> {
         let is_quiet = self.exports.iter().all(|export| {
             matches!(export.standing, Standing::Serving)
@@ -24,27 +34,29 @@ impl World {
         if !is_quiet || self.upgrading.is_some() {
             return None;
         }
-        let (reply, answer) = oneshot::channel();
-        self.upgrading = Some(answer);
+        let (sender, events) = mpsc::channel(1);
+        let mut heir = Engine::new(sender, Patience::default(), self.pools.data.clone());
+        let discs = self.lend();
+        self.borrow(&mut heir, discs);
+        let (reply, frozen) = oneshot::channel();
+        self.upgrading = Some(Upgrade { frozen, heir, events });
         Some(Letter::FreezeAll(reply))
     }
 
     /// Once they are frozen: another engine takes them over, or fails to.
     pub(super) fn go_on_with_upgrade(&mut self) -> Result<(), String> {
-        let Some(answer) = &mut self.upgrading else { return Ok(()) };
-        match answer.try_recv() {
+        let Some(upgrade) = &mut self.upgrading else { return Ok(()) };
+        match upgrade.frozen.try_recv() {
             Err(TryRecvError::Empty) => return Ok(()),
-            Ok(Ok(())) => self.upgrading = None,
+            Ok(Ok(())) => {}
             other => return Err(format!("not all discs freeze: {other:?}")),
         }
+        let Some(Upgrade { mut heir, events, .. }) = self.upgrading.take() else { return Ok(()) };
         if self.ring.in_flight_count() > 0 {
             return Err(format!("all is frozen, and in flight are {:?}", self.ring.describe()));
         }
         let discs = self.carry()?;
         self.upgrades_count += 1;
-        let (sender, events) = mpsc::channel(1);
-        let mut heir = Engine::new(sender, Patience::default(), self.pools.data.clone());
-        heir.begin(self.now());
         let carried = self.bequeath(&mut heir, discs)?;
         if self.chance.one_in(3) {
             // It ends without having begun, and nobody may notice that it was there.
@@ -61,44 +73,69 @@ impl World {
         Ok(())
     }
 
-    /// The discs of the engine as they arrive in another process.
-    fn carry(&mut self) -> Result<Vec<CarriedDisc>, String> {
-        let (reply, mut answer) = oneshot::channel();
-        self.engine.as_mut().expect("it has just spoken").deliver(Letter::CarryAll(reply));
-        let discs = match answer.try_recv() {
-            Ok(Ok(discs)) => discs,
-            other => return Err(format!("the discs cannot be carried: {other:?}")),
-        };
+    /// The discs of the engine, which go on, as they arrive in another process.
+    fn lend(&mut self) -> Vec<LentDisc> {
+        let discs = self.ask(Letter::LendAll).expect("nobody changes a disc");
         let mut bytes = Vec::new();
-        state::write(&discs, &mut bytes).expect("memory takes everything");
-        let copies =
-            state::descriptors(&discs).map(|descriptor| descriptor.try_clone_to_owned().expect("a descriptor"));
-        state::read(&bytes, copies.collect::<Vec<_>>()).map_err(|error| format!("the state cannot be read: {error:?}"))
+        state::write_lent(&discs, &mut bytes).expect("memory takes everything");
+        state::read_lent(&bytes, copies(state::lent_descriptors(&discs))).expect("it was just written")
     }
 
-    /// Gives the discs to an engine. Returns whose connections it has.
-    fn bequeath(&mut self, heir: &mut Engine, discs: Vec<CarriedDisc>) -> Result<BTreeSet<LinkId>, String> {
-        let mut carried = BTreeSet::new();
-        let mut inherited = Vec::new();
-        for CarriedDisc { facts, data, listener, clients } in discs {
+    /// Has another engine open discs that are lent.
+    fn borrow(&mut self, heir: &mut Engine, discs: Vec<LentDisc>) {
+        let mut borrowed = Vec::new();
+        for LentDisc { facts, data, listener } in discs {
             let disc = self.exports.iter().position(|export| export.number == facts.number).expect("it is ours");
             self.ring.name(&data, disc);
             self.ring.name(&listener, disc);
-            carried.extend(clients.iter().map(|client| self.network.rename(&client.socket)));
             let open = OpenDisc {
                 number: facts.number,
                 data: data.into(),
-                io: Default::default(),
+                io: self.exports[disc].io,
                 size_bytes: facts.size_bytes,
                 listener: Some(listener),
                 access: self.exports[disc].allowed(disc),
                 own_address: IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1)),
-                sync_failed: facts.sync_failed,
+                sync_failed: false,
             };
-            inherited.push(Inherited { disc: open, counters: facts.counters, clients });
+            borrowed.push(Borrowed { disc: open, counters: facts.counters });
         }
+        heir.begin(self.now());
         let (reply, mut answer) = oneshot::channel();
-        heir.deliver(Letter::InheritAll(inherited, reply));
+        heir.deliver(Letter::BorrowAll(borrowed, reply));
+        heir.maintain(true);
+        assert!(matches!(answer.try_recv(), Ok(Ok(()))) && heir.next_op().is_none(), "nothing is done with them");
+    }
+
+    /// Asks the engine what it answers at once.
+    fn ask<T>(&mut self, letter: impl FnOnce(oneshot::Sender<Result<T, ShardError>>) -> Letter) -> Result<T, String> {
+        let (reply, mut answer) = oneshot::channel();
+        self.engine.as_mut().expect("there is always one").deliver(letter(reply));
+        match answer.try_recv() {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What has become of the discs of the engine, as it arrives in another process.
+    fn carry(&mut self) -> Result<Vec<CarriedDisc>, String> {
+        let discs = self.ask(Letter::CarryAll).map_err(|error| format!("the discs cannot be carried: {error}"))?;
+        let mut bytes = Vec::new();
+        state::write(&discs, &mut bytes).expect("memory takes everything");
+        let copies = copies(state::descriptors(&discs));
+        state::read(&bytes, copies).map_err(|error| format!("the state cannot be read: {error:?}"))
+    }
+
+    /// Gives an engine what has become of the discs. Returns whose connections it has.
+    fn bequeath(&mut self, heir: &mut Engine, discs: Vec<CarriedDisc>) -> Result<BTreeSet<LinkId>, String> {
+        let mut carried = BTreeSet::new();
+        for client in discs.iter().flat_map(|disc| &disc.clients) {
+            carried.insert(self.network.rename(&client.socket));
+        }
+        heir.begin(self.now());
+        let (reply, mut answer) = oneshot::channel();
+        heir.deliver(Letter::InheritAll(discs, reply));
         heir.maintain(true);
         match (answer.try_recv(), heir.next_op()) {
             (Ok(Ok(())), None) => Ok(carried),
@@ -122,4 +159,8 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn copies<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>) -> Vec<OwnedFd> {
+    descriptors.map(|descriptor| descriptor.try_clone_to_owned().expect("a descriptor")).collect()
 }
