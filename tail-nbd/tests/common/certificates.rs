@@ -1,5 +1,7 @@
 //! Certificates and keys for tests, made by the commands that the README gives to operators.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::path::Path;
 use std::process::Command;
 
@@ -19,4 +21,16 @@ pub fn run(first_line: &str, folder: &Path) -> bool {
     }
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     true
+}
+
+/// Makes `WHO-cert.pem` and `WHO-key.pem` by the authority in a folder, for both ends of a connection and for these names
+/// (`DNS:tail1`, `IP:::1`).
+pub fn issue(folder: &Path, who: &str, names: &str) {
+    let script = r#"
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -addext "subjectAltName=$2" \
+            -addext "extendedKeyUsage=serverAuth,clientAuth" -keyout "$1-key.pem" -out "$1.csr"
+        openssl x509 -req -in "$1.csr" -CA ca-cert.pem -CAkey ca-key.pem -copy_extensions copy -days 2 -out "$1-cert.pem"
+    "#;
+    let done = Command::new("sh").args(["-euc", script, "sh", who, names]).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
