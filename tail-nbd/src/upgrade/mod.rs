@@ -41,12 +41,13 @@
 //! they have asked for is answered, and connect again.
 //!
 //! * [`channel`]: messages with descriptors. [`state`]: the discs as bytes.
-//! * [`giver`] and [`taker`]: the two sides.
+//! * [`giver`] and [`taker`]: the two sides. [`fuzz`]: what must hold whatever is handed over.
 //!
 //! Deliberately absent: going back to an older program that knows no upgrade (stop it and start the other one), and the
 //! stand-alone server, which has nobody to ask it.
 
 pub mod channel;
+pub mod fuzz;
 pub mod giver;
 pub mod state;
 pub mod taker;
