@@ -125,6 +125,9 @@ fn fault14_silent_strangers_are_limited_in_number_and_time() {
     tail.wait_for(disc.number, "they are all there", |status| status.clients.len() >= NEGOTIATING_PER_DISC_MAX);
     let mut one_more = disc.socket();
     assert!(is_closed(&mut one_more), "one more is not taken");
+    let shortages = tail.runtime.block_on(tail.shards().status())[0].shortages;
+    let met: Vec<_> = shortages.by_name().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(met, [("negotiating_per_disc_max", 1)], "an operator can see why");
     let start = Instant::now();
     assert!(silent.iter_mut().all(is_closed), "the silent ones are closed");
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());

@@ -178,6 +178,10 @@ fn a_refusal_leaves_the_connection_usable() {
         assert_eq!(peer.try_write(0, &long), Error::Einval.code());
         assert_eq!(peer.read(0, 16), [0; 16], "nothing of it was written");
     }
+    let errors = tail.status(disc.number).counters.errors;
+    let counted: Vec<_> = errors.by_kind().filter(|(_, count)| *count > 0).collect();
+    let styles_count = STYLES.len() as u64;
+    assert_eq!(counted, [("EINVAL", 4 * styles_count), ("ENOSPC", styles_count)], "by what clients are told");
 }
 
 #[test]

@@ -101,6 +101,9 @@ pub struct Status {
     pub shards: Vec<Shard>,
     /// Limits that an operator may meet, by name.
     pub limits: BTreeMap<String, u64>,
+    /// Those that were met since the start, and how often; each try of whoever waits counts.
+    #[serde(default)]
+    pub shortages: BTreeMap<String, u64>,
 }
 
 /// One disc.
@@ -247,6 +250,7 @@ impl Source {
             discs,
             shards: shards.iter().map(Shard::of).collect(),
             limits: self.limits(),
+            shortages: shortages(&shards),
         }
     }
 
@@ -277,6 +281,15 @@ impl Source {
         ];
         limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// What was short on any shard, without what never was.
+fn shortages(shards: &[ShardStatus]) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (name, count) in shards.iter().flat_map(|shard| shard.shortages.by_name()).filter(|(_, count)| *count > 0) {
+        *sums.entry(name.to_owned()).or_insert(0) += count;
+    }
+    sums
 }
 
 impl Counters {

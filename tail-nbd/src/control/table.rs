@@ -56,6 +56,10 @@ pub fn render(status: &Status) -> String {
     table(&mut text, &["SHARD", "DISCS", "CLIENTS", "TURNS", "COMPLETIONS", "SENDS", "BUFFERS", "WAITING"], shards);
     let limits: Vec<_> = status.limits.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let _ = writeln!(text, "\nlimits: {}", limits.join(" "));
+    if !status.shortages.is_empty() {
+        let met: Vec<_> = status.shortages.iter().map(|(name, count)| format!("{name}×{count}")).collect();
+        let _ = writeln!(text, "limits that were met: {}", met.join(" "));
+    }
     text
 }
 
@@ -242,6 +246,7 @@ mod tests {
                 waiting_count: 0,
             }],
             limits: [("open_files_max".to_owned(), 1024)].into(),
+            shortages: [("data_mib".to_owned(), 3), ("negotiating_per_disc_max".to_owned(), 1)].into(),
         };
         let text = render(&status);
         let longest = text.lines().map(|line| line.chars().count()).max();

@@ -31,7 +31,7 @@ pub struct DiscCounters {
     pub zeroes_count: u64,
     /// How long they took.
     pub zero_latency_us: Histogram,
-    /// Requests that were started and answered with an error.
+    /// Requests that were answered with an error, those too that were refused before they were started.
     pub errors: ErrorCounts,
     /// Clients refused by the access of the disc.
     pub refused_count: u64,

@@ -17,7 +17,9 @@
 mod counters;
 mod histogram;
 pub mod http;
+mod shortages;
 pub mod text;
 
 pub use counters::{DiscCounters, ErrorCounts};
 pub use histogram::{BUCKETS_COUNT, Histogram};
+pub use shortages::{Limit, Shortages};

@@ -101,6 +101,10 @@ impl Snapshot {
         gauges(encoder, "tail_shard_waiting", "Who waits for a buffer", each(|shard| shard.waiting_count as u64))?;
         let buffers = each(|shard| shard.buffers_taken_count as u64);
         gauges(encoder, "tail_shard_buffers_in_use", "Data buffers that are not in the pool", buffers)?;
+        let met = indices.iter().zip(&self.shards).flat_map(|(index, shard)| {
+            shard.shortages.by_name().map(move |(limit, count)| ([("shard", index.as_str()), ("limit", limit)], count))
+        });
+        counters(encoder, "tail_shard_shortages", "How often a limit was met; each try counts", met.collect())?;
         gauges(encoder, "tail_shard_discs", "Discs that are open", each(|shard| shard.discs.len() as u64))?;
         let batches = indices.iter().zip(&self.shards);
         let batches = batches.map(|(index, shard)| ([("shard", index.as_str())], shard.completions_per_turn));

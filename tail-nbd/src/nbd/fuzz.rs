@@ -56,6 +56,7 @@ pub fn fuzz_negotiation(input: &[u8]) {
                 assert!(granted, "a request before an export");
                 assert_inside(&request.command);
             }
+            Some(Event::Refused(_)) => assert!(granted, "a refusal before an export"),
             Some(Event::Closed) => return assert_silent(&mut server),
             None if server.payload_remaining() > 0 && !bytes.is_empty() => {
                 let taken = bytes.len().min(server.payload_remaining() as usize);
@@ -150,7 +151,7 @@ pub fn fuzz_requests(input: &[u8]) {
                 Some(Event::Request(request)) => waiting.push(request),
                 Some(Event::Closed) => return,
                 Some(Event::ExportWanted(_) | Event::TlsWanted) => unreachable!("it has an export"),
-                None => {}
+                Some(Event::Refused(_)) | None => {}
             }
             let taken = bytes.len().min(server.payload_remaining() as usize);
             if taken > 0 {
@@ -226,7 +227,7 @@ fn negotiate(server: &mut Server, mut bytes: &[u8], decision: u8, out: &mut Vec<
             }
             Some(Event::TlsWanted) => server.handle_tls(decision & 16 == 0, out),
             Some(Event::Closed) => return End::Aborted,
-            Some(Event::Request(_)) => unreachable!("no export is granted"),
+            Some(Event::Request(_) | Event::Refused(_)) => unreachable!("no export is granted"),
             None => return End::Open,
         }
     }

@@ -6,6 +6,7 @@ use super::offer::Tls;
 use super::option::Export;
 use super::request::Request;
 use super::transmission::{self, Transmission};
+use super::wire::Error;
 use crate::error::Violation;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -37,6 +38,8 @@ pub enum Event {
     TlsWanted,
     /// Carry this out and answer it.
     Request(Request),
+    /// A request was refused with this; the refusal is in what is to be sent.
+    Refused(Error),
     /// The client wants no more: finish what is in flight, send what is to be sent, and close.
     Closed,
 }
@@ -69,6 +72,7 @@ impl Server {
                     consumed,
                     outcome.map(|outcome| match outcome {
                         transmission::Outcome::Request(request) => Event::Request(request),
+                        transmission::Outcome::Refused(error) => Event::Refused(error),
                         transmission::Outcome::Disconnected => Event::Closed,
                     }),
                 )

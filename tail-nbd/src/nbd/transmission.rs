@@ -42,6 +42,8 @@ enum State {
 pub enum Outcome {
     /// Carry this out. If it is a write, its payload comes next.
     Request(Request),
+    /// A request was refused with this, and the refusal is written.
+    Refused(Error),
     /// The client said good-bye: finish what is in flight and close.
     Disconnected,
 }
@@ -81,7 +83,7 @@ impl Transmission {
         self.leaving = true;
     }
 
-    /// Consumes a prefix of `bytes`, and appends refusals to `out`.
+    /// Consumes a prefix of `bytes`, up to the first outcome, and appends refusals to `out`.
     ///
     /// # Errors
     /// When the peer broke the protocol: the connection is to be closed.
@@ -100,8 +102,10 @@ impl Transmission {
                     if *remaining > 0 {
                         return Ok((consumed, None));
                     }
-                    answer.write_error(out, *error);
+                    let error = *error;
+                    answer.write_error(out, error);
                     self.state = HEADER;
+                    return Ok((consumed, Some(Outcome::Refused(error))));
                 }
                 State::Header { partial, filled } => {
                     let taken = (header_bytes - *filled).min(rest.len());

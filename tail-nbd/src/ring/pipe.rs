@@ -75,6 +75,12 @@ impl Pipes {
         Some(pipe)
     }
 
+    /// True when all that there may be are in use.
+    pub fn are_taken(&self) -> bool {
+        let spare = self.0.borrow();
+        spare.empty.is_empty() && spare.count == PIPES_MAX
+    }
+
     fn take(&self) -> Option<Pipe> {
         let mut spare = self.0.borrow_mut();
         let ends = match spare.empty.pop() {

@@ -199,7 +199,7 @@ async fn negotiate(mut client: Client, door: &Door) -> io::Result<Option<Agreed>
                 send(&client, &out).await?;
                 return Ok(None);
             }
-            Some(Event::Request(_)) => unreachable!("nothing behind the handshake is looked at"),
+            Some(Event::Request(_) | Event::Refused(_)) => unreachable!("nothing behind the handshake is looked at"),
             None => {}
         }
     }

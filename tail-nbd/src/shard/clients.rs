@@ -13,6 +13,7 @@ use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
     PACED_CONGESTION_CONTROL, PIECE_BUFFER_BYTES, TCP_USER_TIMEOUT_MS,
 };
+use crate::metrics::Limit;
 use crate::nbd::negotiation;
 use crate::nbd::option::Export;
 use crate::nbd::reply::Extent;
@@ -82,8 +83,14 @@ impl Shard {
             .filter(|other| other.state == connection::State::Open)
             .filter(|other| other.server.is_negotiating() && other.known == known)
             .count();
-        if !disc.is_accepting() || negotiating_count >= NEGOTIATING_PER_DISC_MAX || self.connections.is_full() {
+        if !disc.is_accepting() {
             return;
+        }
+        if negotiating_count >= NEGOTIATING_PER_DISC_MAX {
+            return self.shortages.note(Limit::Negotiating);
+        }
+        if self.connections.is_full() {
+            return self.shortages.note(Limit::Connections);
         }
         let batch = self.spare_batch();
         let mut connection = Connection::new(token, Rc::new(socket), peer, known, self.tls_offered(), batch);
@@ -209,6 +216,12 @@ impl Shard {
                 self.decide(token);
             }
             Some(Event::TlsWanted) => self.answer_tls(token),
+            Some(Event::Refused(error)) => {
+                let disc = connection.disc;
+                if let Some(disc) = self.discs.get_mut(disc) {
+                    disc.counters.errors.record(error);
+                }
+            }
             Some(Event::Closed) => self.drain(token),
             None => {}
         }
@@ -238,6 +251,9 @@ impl Shard {
         };
         if answer.is_err() {
             disc.counters.refused_count += 1;
+        }
+        if decision.is_ok() && granted_count >= CONNECTIONS_PER_DISC_MAX {
+            self.shortages.note(Limit::DiscConnections);
         }
         let Some(batch) = &mut connection.filling else { return };
         if connection.server.handle_export(answer, batch.headers()).is_err() {
@@ -283,6 +299,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return true };
         let short_of_memory = bytes > 0 && buffer.is_none();
         if short_of_memory || self.transfers.is_full() {
+            self.shortages.note(if short_of_memory { Limit::Data } else { Limit::Transfers });
             connection.pending = Some(request);
             self.wait_for_buffer(token);
             self.look_for_whole_soon(bytes);
@@ -321,6 +338,9 @@ impl Shard {
             let room = self.room_for(disc, piece);
             let refused = self.refuses_payload(disc, room);
             let Some(buffer) = (if refused { None } else { self.take_buffer(disc, room) }) else {
+                if !refused {
+                    self.shortages.note(Limit::Data);
+                }
                 self.wait_for_buffer(token);
                 return false;
             };
@@ -382,6 +402,7 @@ impl Shard {
 
     /// Has a READ wait for a buffer of so many bytes for its next piece.
     pub(super) fn queue_read(&mut self, id: Token, bytes: usize) {
+        self.shortages.note(Limit::Data);
         self.look_for_whole_soon(bytes);
         self.waiting.push_back(Waiter::Transfer(id));
     }

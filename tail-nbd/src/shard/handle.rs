@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::mailbox::{self, Letter, MailboxSender, Reply};
 use crate::memory::{Memory, TooLittle};
-use crate::metrics::{DiscCounters, Histogram};
+use crate::metrics::{DiscCounters, Histogram, Shortages};
 use crate::nbd::server::Server;
 use crate::ring::probe::{Mask, ProbeError};
 use crate::tls::Front;
@@ -250,6 +250,8 @@ pub struct ShardStatus {
     pub buffers_taken_count: usize,
     /// Requests and connections that wait for a buffer now.
     pub waiting_count: usize,
+    /// Limits that were met since the start.
+    pub shortages: Shortages,
 }
 
 /// The running shards. Dropping it stops them as [`Shards::stop`] does, without waiting.

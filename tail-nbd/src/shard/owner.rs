@@ -14,7 +14,7 @@ use crate::limits::{
     CHANGES_MAX, CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX,
 };
 use crate::mailbox::Reply;
-use crate::metrics::Histogram;
+use crate::metrics::{Histogram, Limit, Shortages};
 use crate::nbd::reply::Answer;
 use crate::nbd::request::Request;
 use crate::ring::batch::Batch;
@@ -85,6 +85,7 @@ pub(super) struct Shard {
     completions_count: u64,
     completions_per_turn: Histogram,
     sends_count: u64,
+    pub(super) shortages: Shortages,
     pub(super) events: Events,
     pub(super) patience: Patience,
     parking: Parking,
@@ -137,6 +138,7 @@ impl Shard {
             completions_count: 0,
             completions_per_turn: Histogram::default(),
             sends_count: 0,
+            shortages: Shortages::default(),
             events: Events::new(events),
             patience,
             parking: Parking::default(),
@@ -259,6 +261,7 @@ impl Shard {
 
     /// Has a connection try again when there are receive buffers.
     pub(super) fn starve(&mut self, token: Token) {
+        self.shortages.note(Limit::Receive);
         self.starved.push(token);
     }
 
@@ -595,6 +598,7 @@ impl Shard {
             sends_count: self.sends_count,
             buffers_taken_count: self.pool.taken_count(),
             waiting_count,
+            shortages: self.shortages,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::disc::{self, Disc, Locker};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{PAGES_BYTES_MIN, PIECE_BYTES, PIPE_BYTES};
+use crate::metrics::Limit;
 use crate::nbd::offer::Style;
 use crate::nbd::reply;
 use crate::nbd::request::Command;
@@ -241,7 +242,14 @@ impl Shard {
             return None;
         }
         let disc = self.discs.get_mut(disc).filter(|disc| disc.io == IoMode::Cached)?;
-        if disc.is_resident(range) { pipes.fill(&disc.data, range) } else { None }
+        if !disc.is_resident(range) {
+            return None;
+        }
+        let pipe = pipes.fill(&disc.data, range);
+        if pipe.is_none() && pipes.are_taken() {
+            self.shortages.note(Limit::Pipes);
+        }
+        pipe
     }
 
     /// A piece has been read into a buffer.

@@ -71,6 +71,7 @@ impl Driver {
             }
             Event::TlsWanted => self.server.handle_tls(true, &mut self.out),
             Event::Closed => self.closed = true,
+            Event::Refused(_) => {}
             Event::Request(request) => {
                 let answer = Answer::new(self.server.agreement().unwrap().style, &request);
                 if let Command::Read { range, .. } = request.command {
