@@ -58,11 +58,9 @@ impl Lab {
         let config = dir.path().join("brain.toml");
         let state_dir = dir.path().join("state");
         let text = common::api::CONFIG
-            .replace(
-                "spine_listen = [\"[::1]:0\"]",
-                &format!("spine_listen = [\"{spine}\"]\nhttp_listen = [\"{http}\"]"),
-            )
-            .replace("\"/nonexistent\"", &format!("{state_dir:?}"));
+            .replace("[fd00:b16:0:1::1]:7770", &spine.to_string())
+            .replace("127.0.0.1:8600", &http.to_string())
+            .replace("\"/var/lib/bigv-brain\"", &format!("{state_dir:?}"));
         std::fs::write(&config, text).unwrap();
         let embedded = match brain::embedded::Embedded::start(&dir.path().join("pg")).await {
             Err(brain::embedded::EmbeddedError::NotInstalled) => {

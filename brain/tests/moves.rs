@@ -315,6 +315,60 @@ async fn a_tail_that_knows_no_moves_gets_no_order_and_the_operator_a_reason() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rule5_rule7_what_is_done_to_a_machine_while_its_disc_moves_has_a_defined_outcome() {
+    let Some(server) = common::Server::start().await else { return };
+    let lab = Lab::start(&server, |_| {}).await;
+    lab.root.post("/admin/discs/1/migrate", json!({"new_pool_spec": "tail2-sata1"})).await.with(200);
+    lab.sending(0, "disc.sata.1").await;
+    let keys = |tail: usize| lab.tails[tail].get("disc.sata.1").unwrap().get("attachments").cloned();
+    let before = keys(0);
+
+    // The source is asked about attachments, and the target learns them in the freeze.
+    off(&lab).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while keys(0) != Some(json!([])) {
+        assert!(std::time::Instant::now() < deadline, "the source is not told: {:?}", keys(0));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let image = json!({"distribution": "tiny", "root_password": "x"});
+    let refused = lab.alice.post("/virtual_machines/web1/reimage", image).await.with(400).to_string();
+    assert!(refused.contains("tail2-sata1"), "{refused}");
+    lab.alice.put("/virtual_machines/web1", json!({"power_on": true})).await.with(200);
+    lab.until("it runs again", "/virtual_machines/web1", |vm| vm["status"]["state"] == "running").await;
+    assert!(keys(0) != before && keys(0) != Some(json!([])), "a start has a key of its own");
+    assert_eq!(keys(1), None, "safety rule 5");
+
+    // Whoever orders a second move is told of the first.
+    for (path, body) in [
+        ("/admin/discs/1/regrade", json!({"new_grade": "ssd"})),
+        ("/admin/discs/1/migrate", json!({"new_pool_spec": "tail3-sata1"})),
+    ] {
+        let refused = lab.root.post(path, body).await.with(400).to_string();
+        assert!(refused.contains("it is being moved to tail2-sata1 already"), "{refused}");
+    }
+    let plan = lab.root.post("/admin/tails/tail1/empty?plan=true", json!({})).await.with(200);
+    assert_eq!(plan["discs"][0]["reason"], "it is being moved to tail2-sata1 already", "{plan:#}");
+
+    // A disc that is removed moves no further; what both tails have of it goes.
+    off(&lab).await;
+    assert_eq!(lab.alice.delete("/discs/1?purge=true").await.status, 204);
+    lab.gone(0, "disc.sata.1").await;
+    lab.gone(1, "disc.sata.1").await;
+    assert_eq!(lab.finished(1).await["status"]["discs"]["cancelled"], json!([1]));
+
+    // A machine that is deleted may come back, so its disc moves on; one that is purged takes everything with it.
+    lab.root.post("/admin/discs/2/migrate", json!({"new_pool_spec": "tail3-sata1"})).await.with(200);
+    lab.sending(0, "disc.sata.2").await;
+    assert_eq!(lab.alice.delete("/virtual_machines/web1").await.status, 204);
+    lab.until("it is still moving", "/admin/migrating_discs", |discs| discs[0]["id"] == 2).await;
+    assert_eq!(lab.alice.delete("/virtual_machines/web1?purge=true").await.status, 204);
+    lab.gone(0, "disc.sata.2").await;
+    lab.gone(2, "disc.sata.2").await;
+    assert_eq!(lab.finished(2).await["status"]["discs"]["cancelled"], json!([2]));
+    server.stop().await;
+}
+
 /// Turns the machine off, and waits until it is.
 async fn off(lab: &Lab) {
     lab.alice.put("/virtual_machines/web1", json!({"power_on": false, "autoreboot_on": false})).await.with(200);

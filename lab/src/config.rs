@@ -68,44 +68,15 @@ fn role(node: Node) -> &'static str {
     }
 }
 
-/// The API's socket is handed over by the lab, so the brain opens none of its own.
+/// The example of the brain's crate, at home in this lab. The API's socket is handed over by the lab, so the brain opens
+/// none of its own.
 fn brain(layout: &Layout) -> String {
-    format!(
-        r#"name = "brain1"
-cluster_domain = "lab.bigv.example"
-spine_listen = [{listen}]
-http_listen = []
-state_dir = {state}
-storage_prefix = {prefix}
-management_network = "10.16.3.0/24"
-management_range = ["10.16.3.100", "10.16.3.199"]
-
-[[network]]
-vlan = 1
-ipv4 = "10.16.4.0/24"
-ipv4_router = "10.16.4.1"
-ipv4_range = ["10.16.4.100", "10.16.4.199"]
-ipv6 = "fd00:b16:0:4::/64"
-ipv6_router = "fd00:b16:0:4::1"
-
-[[grade]]
-name = "sata"
-description = "spinning discs, for bulk"
-
-[[grade]]
-name = "ssd"
-description = "solid state, for databases"
-
-[[image]]
-name = "tiny"
-description = "a Debian kernel and busybox, at its prompt in seconds"
-size_min_mib = 64
-"#,
-        listen = quoted(SPINE_LISTEN),
-        state = quoted_path(&layout.node(Node::Brain).join("state")),
-        prefix = quoted(STORAGE_PREFIX),
-    )
+    let state = quoted_path(&layout.node(Node::Brain).join("state"));
+    BRAIN_EXAMPLE.replace(r#"["127.0.0.1:8600"]"#, "[]").replace(r#""/var/lib/bigv-brain""#, &state)
 }
+
+/// A cluster whose networks are the lab's.
+const BRAIN_EXAMPLE: &str = include_str!("../../brain/example.toml");
 
 fn head(plan: &Plan, layout: &Layout, node: Node, number: u8) -> String {
     let root = layout.node(node);
@@ -197,6 +168,20 @@ mod tests {
             let expected = layout.node(node).join("state");
             assert_eq!(parsed["state_dir"].as_str(), expected.to_str(), "{node}");
         }
+    }
+
+    #[test]
+    fn the_brains_example_describes_the_lab() {
+        let plan = Plan { name: "lab".parse().unwrap(), heads: 1, tails: 1, slot: 0 };
+        let layout = Layout { root: "/l".into() };
+        let text = text(&plan, &layout, Path::new("/images"), Node::Brain).unwrap();
+        let parsed: toml::Table = text.parse().unwrap();
+        assert_eq!(parsed["spine_listen"][0].as_str(), Some(SPINE_LISTEN));
+        assert_eq!(parsed["storage_prefix"].as_str(), Some(STORAGE_PREFIX));
+        assert_eq!(parsed["http_listen"].as_array().unwrap().len(), 0, "the lab hands it over");
+        let grades: Vec<_> =
+            parsed["grade"].as_array().unwrap().iter().filter_map(|grade| grade["name"].as_str()).collect();
+        assert_eq!(grades, GRADES);
     }
 
     #[test]

@@ -21,37 +21,8 @@ use tower::ServiceExt as _;
 /// The password of every user of these tests.
 pub const PASSWORD: &str = "correct horse";
 
-/// A cluster as small as can be, with room for 20 machines.
-pub const CONFIG: &str = r#"
-name = "brain1"
-cluster_domain = "lab.bigv.example"
-spine_listen = ["[::1]:0"]
-state_dir = "/nonexistent"
-storage_prefix = "fd00:b16:0:d::/64"
-management_network = "10.16.3.0/24"
-management_range = ["10.16.3.100", "10.16.3.199"]
-
-[[network]]
-vlan = 1
-ipv4 = "10.16.4.0/24"
-ipv4_router = "10.16.4.1"
-ipv4_range = ["10.16.4.100", "10.16.4.119"]
-ipv6 = "fd00:b16:0:4::/64"
-ipv6_router = "fd00:b16:0:4::1"
-
-[[grade]]
-name = "sata"
-description = "large"
-
-[[grade]]
-name = "ssd"
-description = "fast"
-
-[[image]]
-name = "tiny"
-description = "a very small Debian"
-size_min_mib = 64
-"#;
+/// The cluster that the example configuration describes.
+pub const CONFIG: &str = include_str!("../../example.toml");
 
 /// The API, and whom its next request comes from.
 #[derive(Clone)]
@@ -93,9 +64,10 @@ impl Client {
         Self::with_nodes(store, config, Poke::default(), Registry::default())
     }
 
-    /// With nodes that are connected, and a reconciler that is poked.
+    /// With nodes that are connected, and a reconciler that is poked. There are addresses for 20 machines.
     pub fn with_nodes(store: Store, config: &str, poke: Poke, registry: Registry) -> Self {
-        let config = Arc::new(Config::parse(config, Path::new("brain.toml")).unwrap());
+        let config = config.replace("10.16.4.199", "10.16.4.119");
+        let config = Arc::new(Config::parse(&config, Path::new("brain.toml")).unwrap());
         let state = AppState { store: store.clone(), poke, registry, config };
         Self { router: router(state), store, authorization: None, peer: "192.0.2.1:5000".parse().unwrap() }
     }
