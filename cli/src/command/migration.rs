@@ -95,7 +95,7 @@ pub fn cancel(context: &Context, CancelCommand::Migration(args): &CancelCommand)
     require_admin(context)?;
     let json = context.client()?.cancel_disc(args.disc)?;
     let text =
-        format!("The move of disc {} is being called off. Look again with `bigv show migrations --admin`.", args.disc);
+        format!("The move of disc {} is being called off. Look again with `bigv migrations --all --admin`.", args.disc);
     Ok(Output { json, ..Output::message(text) })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Page, pages::size};
 use crate::wait::job::move_text;
-use spine::api::{Disc, MigrationJob, MigrationPlan, OldCopy};
+use spine::api::{Disc, DiscMove, MigrationJob, MigrationPlan, OldCopy};
 
 /// What a job would do, disc by disc.
 pub fn plan(plan: &MigrationPlan) -> Page {
@@ -83,7 +83,7 @@ pub fn migrating(discs: &[Disc]) -> Page {
                 size(disc.size),
                 disc.storage_pool.clone().unwrap_or_default(),
                 format!("{}%", moving.migration_progress),
-                move_text(moving),
+                now(disc, moving),
                 pause,
                 moving.migration_job_id.to_string(),
             ])
@@ -91,6 +91,15 @@ pub fn migrating(discs: &[Disc]) -> Page {
         .collect();
     let headers = vec!["disc", "size", "from", "", "now", "pause", "job"];
     Page::List { title: None, headers, rows, none: "No disc is moving.".to_owned() }
+}
+
+/// How far the move is, or what the disc waits for: without its tail nothing is known of the move.
+fn now(disc: &Disc, moving: &DiscMove) -> String {
+    let status = disc.status.as_ref().filter(|status| matches!(status.state.as_str(), "waiting" | "failed"));
+    match status.and_then(|status| Some((&status.state, status.reason.as_ref()?))) {
+        Some((state, reason)) => format!("{state}: {reason}"),
+        None => move_text(moving),
+    }
 }
 
 /// What tails have of discs that are other tails' now.

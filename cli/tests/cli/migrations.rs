@@ -173,6 +173,11 @@ fn b14_b15_jobs_are_ordered_changed_and_shown() {
     assert_snapshot!("migrations", shown);
     let json: Value = serde_json::from_str(&bigv.ok("--admin show migrating discs --json")).unwrap();
     assert_eq!(json, json!([moving(42)]));
+    let mut lost = moving(0);
+    lost["status"] = json!({"state": "waiting", "reason": "tail1 is not connected since 09:00", "since": null});
+    brain.json("GET /admin/migrating_discs", json!([lost]).to_string());
+    let text = bigv.ok("--admin show migrating discs");
+    assert!(text.contains("waiting: tail1 is not connected"), "{text}");
 
     for (line, part) in [
         ("migrate disc 45859", "--admin"),
