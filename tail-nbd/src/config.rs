@@ -16,6 +16,7 @@ use spine::{
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -71,6 +72,8 @@ pub struct Config {
     pub migration_listen: Option<SocketAddr>,
     /// With what tails prove to each other who they are; none: their addresses are believed.
     pub migration_tls: Option<Files>,
+    /// What all moves to one tail may send together, in 10⁶ bytes a second; none: as much as goes.
+    pub migration_mb_per_s: Option<NonZeroU32>,
     /// At least one.
     pub pools: Vec<PoolConfig>,
 }
@@ -157,6 +160,7 @@ struct RawConfig {
     tls: Option<RawTls>,
     migration_listen: Option<SocketAddr>,
     migration_tls: Option<RawFiles>,
+    migration_mb_per_s: Option<NonZeroU32>,
     #[serde(default)]
     pool: Vec<RawPool>,
 }
@@ -247,6 +251,7 @@ impl Config {
             tls,
             migration_listen: raw.migration_listen,
             migration_tls: raw.migration_tls.map(RawFiles::into_files),
+            migration_mb_per_s: raw.migration_mb_per_s,
             state_dir,
             pools: raw.pool.into_iter().map(RawPool::into_config).collect(),
         })
@@ -462,6 +467,10 @@ note = "RAID10"
         assert_eq!(config.pools[0].grade.as_str(), "sata");
         assert_eq!((config.pools[0].sidecars, config.pools[0].io), (SidecarPlace::Pool, IoMode::Cached));
         assert_eq!((config.control_listen.as_path(), config.memory), (Path::new("/tmp/control.sock"), None));
+        assert_eq!(config.migration_mb_per_s, None, "moves are as fast as they can be");
+        let limited = text(|text| text.replace("shards = 2", "migration_mb_per_s = 500"));
+        let limited = Config::parse(Path::new("tail.toml"), &limited).unwrap();
+        assert_eq!(limited.migration_mb_per_s.map(NonZeroU32::get), Some(500));
     }
 
     #[test]
@@ -494,10 +503,11 @@ note = "RAID10"
 
     #[test]
     fn refusals_name_file_line_and_field() {
-        let cases: [(&str, &str, &[&str]); 20] = [
+        let cases: [(&str, &str, &[&str]); 21] = [
             ("name = \"tail1\"", "name = \"Tail 1\"", &["/etc/tail.toml:1:", "node name"]),
             ("shards = 2", "shard = 2", &["/etc/tail.toml:8:", "unknown field `shard`"]),
             ("shards = 2", "shards = 0", &["/etc/tail.toml:8:", "shards"]),
+            ("shards = 2", "migration_mb_per_s = 0", &["/etc/tail.toml:8:"]),
             ("shards = 2", "shards = \"two\"", &["/etc/tail.toml:8:"]),
             ("brains = [\"[fd00:b16:0:1::1]:7770\"]", "brains = []", &["/etc/tail.toml:2:", "brains"]),
             ("[fd00:b16:0:1::1]:7770", "brain1", &["/etc/tail.toml:2:", "socket address"]),

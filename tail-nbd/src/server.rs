@@ -18,7 +18,7 @@ use crate::{
     describe::describe,
     jobs::Jobs,
     metrics::http,
-    migration::link::Network,
+    migration::{budgets::Budgets, link::Network},
     pool::{Pool, PoolError},
     shard::{ShardConfig, ShardEvent, Shards, StartError},
     store::{
@@ -46,6 +46,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     pin::pin,
@@ -388,7 +389,8 @@ fn network(config: &Config, listen: SocketAddr) -> Result<Network, ServerError> 
             "without migration_tls, discs move in the clear, and other tails are known by their addresses only"
         );
     }
-    Ok(Network { listen, own_address: config.storage_address, identity })
+    let budgets = Arc::new(Budgets::new(config.migration_mb_per_s.map(NonZeroU32::get)));
+    Ok(Network { listen, own_address: config.storage_address, identity, budgets })
 }
 
 /// Waits for other tails. A predecessor may still have the port, and discs are served meanwhile.

@@ -10,7 +10,6 @@ use super::source::Copier;
 use super::wire::{Control, Digest, Message};
 use crate::geometry::ByteRange;
 use crate::shard::Shards;
-use crate::time::Instant;
 use spine::resource::migration::MigrationErrorKind;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,7 +84,7 @@ impl Copier {
         let (offset, length) = (stretch.offset(), stretch.length());
         self.link.send(&Control::Compare { offset, length, chunk_bytes }).await?;
         // Both ends read at the same time.
-        let Self { link, chunks, pace, opened, number, .. } = self;
+        let Self { link, chunks, pace, budgets, number, .. } = self;
         let own = async {
             let mut own = BTreeMap::new();
             let mut chunks_left = Some(stretch);
@@ -97,9 +96,7 @@ impl Copier {
                 let Some(digest) = chunks.next(rest, chunk_bytes).await.map_err(unreadable)? else { break };
                 // What is read back was sent just now, at the limit's pace. What may be there is read at that pace too.
                 if wanted == Wanted::Everything {
-                    let now = u64::try_from(opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    let now = Instant::from_nanoseconds(now);
-                    tokio::time::sleep(pace.handle_piece(now, digest.allocated_bytes)).await;
+                    tokio::time::sleep(pace.handle_piece(budgets.now(), digest.allocated_bytes)).await;
                 }
                 chunks_left = rest.from(digest.offset + chunk_bytes);
                 own.insert(digest.offset, digest);

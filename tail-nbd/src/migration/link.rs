@@ -4,6 +4,7 @@
 //! whoever waits for an answer with a deadline goes on with the same connection.
 
 use super::Ended;
+use super::budgets::Budgets;
 use super::wire::{self, Control, Digest, HEADER_BYTES, Header, Message, WireError};
 use crate::describe::describe;
 use crate::tls::Identity;
@@ -38,6 +39,8 @@ pub struct Network {
     pub own_address: Ipv6Addr,
     /// Who it is and whom it trusts; `None`: whoever has the right address is believed.
     pub identity: Option<Arc<Identity>>,
+    /// How much moves to one tail may send together.
+    pub budgets: Arc<Budgets>,
 }
 
 impl std::fmt::Debug for Network {

@@ -30,7 +30,7 @@
 //! | target, for good, after FENCED | FENCED, then taken back: OWNER(h) | – | at the source, without what only the target had |
 //!
 //! * [`wire`]: the frames; pure. [`link`]: the connection.
-//! * [`converge`]: when to copy again and when to hand over; pure. [`pace`]: the limit; pure.
+//! * [`converge`]: when to copy again and when to hand over; pure. [`pace`]: the limits; pure. [`budgets`]: who shares one.
 //! * [`ledger`]: what the target has for certain; pure.
 //! * [`patience`]: how long to wait for what holds a move up; pure.
 //! * [`handover`]: who owns the disc; pure, and explored exhaustively.
@@ -42,6 +42,7 @@
 //!
 //! Deliberately absent: see "What is not there yet" in `docs/migration.md`.
 
+pub mod budgets;
 pub mod checked;
 pub mod compare;
 pub mod converge;

@@ -5,6 +5,7 @@
 //! client writes meanwhile; that write is marked when it is over, and sent in a later pass.
 
 use super::Ended;
+use super::budgets::Budgets;
 use super::checked::Checked;
 use super::compare::CHUNKS_MAX;
 use super::digest::Chunks;
@@ -17,7 +18,6 @@ use crate::jobs::{data::Data, import::next_extent};
 use crate::limits::WINDOW_BYTES;
 use crate::ring::uring::Window;
 use crate::shard::Shards;
-use crate::time::Instant;
 use rustix::fs::{Advice, fadvise};
 use spine::id::DiscNumber;
 use spine::resource::migration::MigrationErrorKind;
@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 /// What is taken from the map of written blocks at once, in bytes.
 const TAKE_BYTES: u64 = 8 << 20;
@@ -77,15 +78,21 @@ pub struct Copier {
     /// What was read only to be sent, and is still in the page cache.
     uncached: Vec<(u64, u64)>,
     uncached_bytes: u64,
-    pub(super) opened: tokio::time::Instant,
+    pub(super) budgets: Arc<Budgets>,
 }
 
 impl Copier {
-    /// Introduces the disc to the target.
+    /// Introduces the disc to the target. The pace is one of these budgets.
     ///
     /// # Errors
     /// When the target does not want it.
-    pub async fn open(mut link: Link, hello: Hello, file: File, pace: Pace) -> Result<Self, Ended> {
+    pub async fn open(
+        mut link: Link,
+        hello: Hello,
+        file: File,
+        pace: Pace,
+        budgets: Arc<Budgets>,
+    ) -> Result<Self, Ended> {
         let (number, size_bytes) = (hello.number, hello.size_bytes);
         let too_large = || Ended::new(MigrationErrorKind::Protocol, "the disc is larger than any file");
         let size = DiscSize::from_bytes(size_bytes).ok_or_else(too_large)?;
@@ -112,7 +119,7 @@ impl Copier {
             target_bytes: 0,
             uncached: Vec::new(),
             uncached_bytes: 0,
-            opened: tokio::time::Instant::now(),
+            budgets,
         })
     }
 
@@ -278,8 +285,7 @@ impl Copier {
                 return Err(Ended::unexpected(Message::Control(other)));
             }
         }
-        let since = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let pause = self.pace.handle_piece(Instant::from_nanoseconds(since), length);
+        let pause = self.pace.handle_piece(self.budgets.now(), length);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -359,7 +365,12 @@ mod tests {
         tokio_uring::start(async {
             let listener = tokio::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
-            let network = Network { listen: address, own_address: Ipv6Addr::LOCALHOST, identity: None };
+            let network = Network {
+                listen: address,
+                own_address: Ipv6Addr::LOCALHOST,
+                identity: None,
+                budgets: Arc::new(Budgets::new(None)),
+            };
             let order = serde_json::json!({"id": hello().id, "target": "tail2", "address": address, "generation": 2});
             let order = serde_json::from_value(order).unwrap();
             let late = Control::Prepared { attempt: Attempt(uuid::Uuid::from_u128(1)) };
@@ -378,7 +389,8 @@ mod tests {
             };
             let source = async {
                 let link = network.connect(&order).await.unwrap();
-                let mut copier = Copier::open(link, hello(), file, Pace::new(None)).await.unwrap();
+                let mut copier =
+                    Copier::open(link, hello(), file, Pace::default(), Arc::clone(&network.budgets)).await.unwrap();
                 let all = copier.size.range(0, BYTES).unwrap();
                 copier.send_range(all, &|_| {}).await.unwrap();
                 copier.sync(1).await.unwrap();

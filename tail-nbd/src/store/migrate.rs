@@ -20,7 +20,6 @@ use crate::{
         converge::{Convergence, Next, Pass},
         handover::Attempt,
         link::Network,
-        pace::Pace,
         patience::Patience,
         source::Copier,
         wire::{Hello, VERSION},
@@ -117,8 +116,9 @@ impl Move {
             None => {
                 let file =
                     file.try_clone().map_err(|error| Ended::new(MigrationErrorKind::ReadError, error.to_string()))?;
-                let pace = Pace::new(order.limit_mb_per_s.map(|limit| u64::from(limit) * 1_000_000));
-                let opened = Copier::open(link, hello, file, pace).await?;
+                let budgets = Arc::clone(&self.network.budgets);
+                let pace = budgets.pace(&order.target, order.limit_mb_per_s);
+                let opened = Copier::open(link, hello, file, pace, budgets).await?;
                 let size = DiscSize::from_bytes(size_bytes).expect("it was served");
                 let closed = |error| Ended::new(MigrationErrorKind::Stopped, describe(&error));
                 self.store.shards().track(self.disc.name.number, size).await.map_err(closed)?;

@@ -11,6 +11,7 @@ use crate::config::{PoolConfig, SidecarPlace};
 use crate::disc::mode::IoMode;
 use crate::jobs::{Cancel, Jobs};
 use crate::mailbox::{Letter, MailboxReceiver, Post};
+use crate::migration::budgets::Budgets;
 use crate::migration::link::{self, Link};
 use crate::pool::Pool;
 use crate::ring::op::Completion;
@@ -108,7 +109,12 @@ impl Tail {
             pools,
             shards,
             jobs,
-            network: Some(link::Network { listen: self.address, own_address: *listen.ip(), identity: None }),
+            network: Some(link::Network {
+                listen: self.address,
+                own_address: *listen.ip(),
+                identity: None,
+                budgets: Arc::new(Budgets::new(None)),
+            }),
             addresses,
         };
         let store = Store::new(parts, Arc::default());
