@@ -80,6 +80,25 @@ impl Data {
         }
     }
 
+    /// Makes zeroes that take space, without writing them; a hole where the file system cannot. The file stays as long as it
+    /// is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        match self {
+            Self::Ring(file) => {
+                let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+                match file.fallocate(offset, length, mode).await {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.punch(offset, length).await,
+                    other => other,
+                }
+            }
+            #[cfg(test)]
+            Self::Simulated(stored) => stored.punch(offset, length).await,
+        }
+    }
+
     /// Makes everything that was written durable.
     ///
     /// # Errors

@@ -197,6 +197,11 @@ impl Link {
         wire::write_hole(&mut self.output, offset, length);
     }
 
+    /// Queues space of the disc that nothing was ever written to.
+    pub fn queue_space(&mut self, offset: u64, length: u64) {
+        wire::write_space(&mut self.output, offset, length);
+    }
+
     /// Queues what there is in some chunks of the disc.
     pub fn queue_digests(&mut self, digests: &[Digest], is_last: bool) {
         wire::write_digests(&mut self.output, digests, is_last);

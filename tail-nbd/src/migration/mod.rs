@@ -89,6 +89,7 @@ impl Ended {
             Message::Control(_) => "a word",
             Message::Data { .. } => "data",
             Message::Hole { .. } => "a hole",
+            Message::Space { .. } => "space",
             Message::Digests { .. } => "what it has",
         };
         Self::new(MigrationErrorKind::Protocol, format!("the other tail sent {what} out of turn"))

@@ -16,7 +16,7 @@ use super::wire::{Control, CopyId, DATA_BYTES_MAX, Hello, Message, VERSION, Welc
 use crate::geometry::{ByteRange, DiscSize};
 use crate::jobs::{data::Data, import::next_extent};
 use crate::limits::WINDOW_BYTES;
-use crate::ring::uring::Window;
+use crate::ring::uring::{Window, next_unwritten};
 use crate::shard::Shards;
 use rustix::fs::{Advice, fadvise};
 use spine::id::DiscNumber;
@@ -265,14 +265,31 @@ impl Copier {
             let extent = next_extent(&self.file, at, range.end()).map_err(|error| self.unreadable(at, error))?;
             let (start, end) = extent.unwrap_or((range.end(), range.end()));
             if start > at {
-                self.link.queue_hole(at, start - at);
-                self.link.flush().await?;
+                self.send_empty(at, start).await?;
             }
             at = start;
             while at < end {
                 at += self.send_piece(at, end).await?;
                 told(self.copied_bytes);
             }
+        }
+        Ok(())
+    }
+
+    /// Sends a range that has nothing in it: holes, and space that nothing was ever written to.
+    async fn send_empty(&mut self, mut at: u64, end: u64) -> Result<(), Ended> {
+        while at < end {
+            // A file system that cannot tell has holes only. What is written meanwhile is marked, and sent later.
+            let space = next_unwritten(&self.file, at, end).unwrap_or_default();
+            let (start, stop) = space.unwrap_or((end, end));
+            if start > at {
+                self.link.queue_hole(at, start - at);
+            }
+            if stop > start {
+                self.link.queue_space(start, stop - start);
+            }
+            self.link.flush().await?;
+            at = stop;
         }
         Ok(())
     }

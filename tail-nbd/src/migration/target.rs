@@ -127,6 +127,19 @@ impl Receiver {
         self.data.punch(offset, length).await.map_err(|error| unwritable(offset, &error))
     }
 
+    /// Takes space that nothing was ever written to: it takes as much as at the source (safety rule 22).
+    ///
+    /// # Errors
+    /// When it is outside the disc, or cannot be done.
+    pub async fn zero(&mut self, offset: u64, length: u64) -> Result<(), Ended> {
+        let range = self.check(offset, length)?;
+        self.is_unsynced = true;
+        self.data.zero(offset, length).await.map_err(|error| {
+            self.lacking = is_full(&error).then_some(range);
+            unwritable(offset, &error)
+        })
+    }
+
     /// Makes everything durable, and drops from the page cache what no client here has asked for.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //!   kind 3   a hole: offset (8 bytes), length (8 bytes)
 //!   kind 4   digests: 1 when they are the last, else 0 (1 byte); for each chunk offset (8 bytes), allocated bytes (8 bytes),
 //!            hash (32 bytes)
+//!   kind 5   space without anything in it: offset (8 bytes), length (8 bytes)
 //! ```
 //!
 //! Versions: the source says which it speaks, the target chooses one of them. A frame that is too long, has a wrong
@@ -27,7 +28,7 @@ use spine::resource::migration::MigrationErrorKind;
 use thiserror::Error;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Bytes in front of a payload.
 pub const HEADER_BYTES: usize = 16;
@@ -60,6 +61,13 @@ pub enum Message {
     },
     /// There is nothing here.
     Hole {
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// How long it is, in bytes; not 0.
+        length: u64,
+    },
+    /// There is space here that nothing was ever written to: it reads as zeroes.
+    Space {
         /// Where it begins, in bytes.
         offset: u64,
         /// How long it is, in bytes; not 0.
@@ -255,6 +263,11 @@ pub fn write_digests(out: &mut Vec<u8>, digests: &[Digest], is_last: bool) {
     write_frame(out, 4, &[&payload]);
 }
 
+/// Appends space without anything in it.
+pub fn write_space(out: &mut Vec<u8>, offset: u64, length: u64) {
+    write_frame(out, 5, &[&offset.to_le_bytes(), &length.to_le_bytes()]);
+}
+
 fn write_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut header = [0; HEADER_BYTES];
@@ -290,7 +303,7 @@ impl Header {
         let allowed = match kind {
             1 => 2..=CONTROL_BYTES_MAX,
             2 => OFFSET_BYTES + 1..=OFFSET_BYTES + DATA_BYTES_MAX,
-            3 => HOLE_BYTES..=HOLE_BYTES,
+            3 | 5 => HOLE_BYTES..=HOLE_BYTES,
             4 => 1..=1 + DIGESTS_MAX * DIGEST_BYTES,
             _ => return Err(WireError::Kind(kind)),
         };
@@ -349,6 +362,9 @@ impl Header {
             _ => {
                 let (offset, length) = (number(0)?, number(8)?);
                 in_range(offset, length)?;
+                if self.bytes[4] == 5 {
+                    return Ok(Message::Space { offset, length });
+                }
                 Ok(Message::Hole { offset, length })
             }
         }
@@ -374,6 +390,7 @@ pub fn fuzz_migration(bytes: &[u8]) {
         Message::Control(control) => write_control(&mut again, control),
         Message::Data { offset, bytes } => write_data(&mut again, *offset, bytes),
         Message::Hole { offset, length } => write_hole(&mut again, *offset, *length),
+        Message::Space { offset, length } => write_space(&mut again, *offset, *length),
         Message::Digests { digests, is_last } => write_digests(&mut again, digests, *is_last),
     }
     let (header, payload) = again.split_first_chunk::<HEADER_BYTES>().expect("it was just written");
@@ -410,7 +427,7 @@ mod tests {
             Control::Hello(hello()),
             Control::Hello(Hello { fenced: Some(attempt), ..hello() }),
             Control::Welcome(Welcome {
-                version: 3,
+                version: 4,
                 credit_bytes: 7,
                 copy: CopyId(uuid::Uuid::from_u128(3)),
                 is_empty: true,
@@ -441,7 +458,7 @@ mod tests {
         let text = core::str::from_utf8(&bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(
             text,
-            r#"{"say":"hello","version_oldest":3,"version_newest":3,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
+            r#"{"say":"hello","version_oldest":4,"version_newest":4,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
         );
         assert_eq!(&bytes[..12], &[b'B', b'V', b'M', b'G', 1, 0, 0, 0, 147, 0, 0, 0]);
     }
@@ -478,7 +495,7 @@ mod tests {
         assert!(matches!(Header::parse(*b"GET / HTTP/1.1\r\n"), Err(WireError::Magic)));
         assert!(matches!(header(9, 10), Err(WireError::Kind(9))));
         for (kind, length) in
-            [(1, u32::MAX), (1, 0), (2, 8), (2, (1 << 20) + 9), (3, 15), (3, 17), (4, 0), (4, 48 * 1024 + 2)]
+            [(1, u32::MAX), (1, 0), (2, 8), (2, (1 << 20) + 9), (3, 15), (3, 17), (4, 0), (4, 48 * 1024 + 2), (5, 15)]
         {
             assert!(matches!(header(kind, length), Err(WireError::Length { .. })), "{kind} {length}");
         }
@@ -506,10 +523,13 @@ mod tests {
             let mut hole = vec![];
             write_hole(&mut hole, offset, length);
             prop_assert_eq!(read(&hole).unwrap(), Message::Hole { offset, length });
+            let mut space = vec![];
+            write_space(&mut space, offset, length);
+            prop_assert_eq!(read(&space).unwrap(), Message::Space { offset, length });
         }
 
         #[test]
-        fn no_bytes_upset_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..6) {
+        fn no_bytes_upset_it(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..7) {
             let mut framed = vec![];
             write_frame(&mut framed, kind, &[&bytes]);
             fuzz_migration(&framed);

@@ -13,7 +13,8 @@
 //! 4. **Descriptors stay open**: an operation has a share of its descriptor.
 //! 5. **A window is never looked through**: it is mapped without any right of access, and only its address is given to
 //!    mincore, with a length inside it and room for an answer for each page.
-//! 6. **The end**: `drop` cancels everything and reaps until the table is empty. If that does not come about in
+//! 6. **A map of extents** is a value of ours with room for as many as it says, which the kernel fills before the call returns.
+//! 7. **The end**: `drop` cancels everything and reaps until the table is empty. If that does not come about in
 //!    time, the table, the boxes and the offered buffers are leaked: the kernel may go on with them.
 
 use super::op::{Allocate, Completion, Handle, Op, Owner, decode};
@@ -293,6 +294,63 @@ impl Default for Wire {
         let header = unsafe { std::mem::zeroed() };
         Self { header, list: Vec::with_capacity(BATCH_PARTS_MAX) }
     }
+}
+
+/// What FS_IOC_FIEMAP takes and gives (linux/fiemap.h), with room for some extents.
+#[repr(C)]
+#[derive(Default)]
+struct ExtentMap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_count: u32,
+    extents_count: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS_MAX],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    more_reserved: [u32; 3],
+}
+
+/// Extents that are asked about at once.
+const EXTENTS_MAX: usize = 32;
+
+/// `_IOWR('f', 11, struct fiemap)`, whose head has 32 bytes; and the extent's flag for space that nothing was written to.
+const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660bu32 as libc::Ioctl;
+const EXTENT_UNWRITTEN: u32 = 0x800;
+
+/// The next run of bytes from `at` and below `end` that takes space and that nothing was ever written to, as far as the
+/// disk knows: what waits in the page cache to be written there is not seen. So it says nothing of what is data.
+///
+/// # Errors
+/// What the system says; some file systems cannot tell.
+pub fn next_unwritten(file: impl AsFd, mut at: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+    while at < end {
+        let mut map =
+            ExtentMap { start: at, length: end - at, extents_count: EXTENTS_MAX as u32, ..Default::default() };
+        // SAFETY: the map is valid for writes, and has room for the extents that it says.
+        if unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let extents = &map.extents[..(map.mapped_count as usize).min(EXTENTS_MAX)];
+        let found = extents.iter().find(|extent| extent.flags & EXTENT_UNWRITTEN != 0);
+        if let Some(extent) = found {
+            let (start, stop) = (extent.logical.max(at), extent.logical.saturating_add(extent.length).min(end));
+            return Ok((start < stop).then_some((start, stop)));
+        }
+        let behind = extents.last().map(|last| last.logical.saturating_add(last.length)).filter(|behind| *behind > at);
+        let (Some(behind), EXTENTS_MAX) = (behind, extents.len()) else { return Ok(None) };
+        at = behind;
+    }
+    Ok(None)
 }
 
 /// A part of a file, through which the kernel can be asked what of it is in the page cache. Nobody can look through it.

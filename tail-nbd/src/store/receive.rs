@@ -280,6 +280,7 @@ impl Session<'_> {
                     }
                 }
                 Message::Hole { offset, length } if self.target.takes_data() => receiver.punch(offset, length).await?,
+                Message::Space { offset, length } if self.target.takes_data() => receiver.zero(offset, length).await?,
                 Message::Control(Control::Compare { offset, length, chunk_bytes }) if self.target.takes_data() => {
                     self.compare(receiver, offset, length, chunk_bytes, &turn).await?;
                     self.tell(|moving| moving.report.bytes_copied = receiver.received_bytes());
