@@ -148,6 +148,10 @@ pub const HELD_BYTES_MAX: usize = 8 << 20;
 /// … nor has one disc more than this part of its shard's memory.
 pub const HELD_PART_MAX: usize = 8;
 
+/// A payload that is taken from the network by reference is written in pieces of this many bytes. A pipe of
+/// [`PIPE_BYTES`] has 256 places, each for a few bytes or up to a page and more: with Ethernet's 1,448 bytes it is enough.
+pub const PAGES_PIECE_BYTES: usize = 256 << 10;
+
 /// A READ of at least this many bytes is answered with the pages of the file themselves, if they are in the page cache:
 /// below it the copy is cheaper than the calls. In bytes.
 pub const PAGES_BYTES_MIN: u64 = 16 << 10;

@@ -1,6 +1,7 @@
 //! What the kernel is asked to do, and what it says.
 
 use super::batch::Batch;
+use super::pipe::Pipe;
 use super::slots::Token;
 use crate::buffer::Buffer;
 use crate::error::Errno;
@@ -74,6 +75,15 @@ pub enum Op {
         /// Where to.
         range: ByteRange,
     },
+    /// Write to `range` of a file what is in a pipe.
+    WritePages {
+        /// The file.
+        file: Handle,
+        /// What: as many bytes as the range has.
+        pipe: Pipe,
+        /// Where to.
+        range: ByteRange,
+    },
     /// Write zeroes, at most [`ZEROES_BYTES`](super::uring::ZEROES_BYTES) of them.
     WriteZeroBytes {
         /// The file.
@@ -107,7 +117,10 @@ pub enum Op {
 impl Op {
     /// True for operations that change a file.
     pub fn changes_file(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::WriteZeroBytes { .. } | Self::Allocate { .. })
+        matches!(
+            self,
+            Self::Write { .. } | Self::WritePages { .. } | Self::WriteZeroBytes { .. } | Self::Allocate { .. }
+        )
     }
 }
 

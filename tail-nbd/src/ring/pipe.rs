@@ -1,7 +1,9 @@
-//! Pages of a file on their way to a socket by reference: the kernel moves them through a pipe, and nobody copies them.
+//! Pages by reference: the kernel moves them through a pipe, and nobody copies them.
 //!
-//! The pipe is filled and its count is checked before the reply's header is sent; after that nothing of the file can
-//! go wrong any more (safety rule 24).
+//! * From a file to a socket: the pipe is filled and its count is checked before the reply's header is sent; after that
+//!   nothing of the file can go wrong any more (safety rule 24).
+//! * From a socket to a file: the pipe takes what has arrived of a payload, without waiting, and when the piece is whole the
+//!   ring has it written. The file system copies it then, which is one copy less than through a buffer.
 
 use super::batch::Batch;
 use super::op::Handle;
@@ -9,11 +11,12 @@ use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{PIPE_BYTES, PIPES_MAX};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::ioctl_fionread;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use std::cell::RefCell;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// Pipes that are made when they are first needed, and used again.
@@ -33,7 +36,7 @@ struct Ends {
     write: OwnedFd,
 }
 
-/// A pipe with pages of a file in it. An empty one goes back to its pool when it is dropped; another is closed, which
+/// A pipe with pages in it. An empty one goes back to its pool when it is dropped; another is closed, which
 /// gives its pages up.
 #[derive(Debug)]
 pub struct Pipe {
@@ -81,7 +84,8 @@ impl Pipes {
         spare.empty.is_empty() && spare.count == PIPES_MAX
     }
 
-    fn take(&self) -> Option<Pipe> {
+    /// An empty pipe; `None` when there is none.
+    pub fn take(&self) -> Option<Pipe> {
         let mut spare = self.0.borrow_mut();
         let ends = match spare.empty.pop() {
             Some(ends) => ends,
@@ -109,6 +113,48 @@ impl Pipe {
     /// Bytes that are in it.
     pub fn left(&self) -> usize {
         self.left
+    }
+
+    /// The end that its bytes come out of.
+    pub fn read_end(&self) -> BorrowedFd<'_> {
+        self.ends.as_ref().expect("only drop takes them out").read.as_fd()
+    }
+
+    /// So many bytes were taken out at [`Pipe::read_end`].
+    ///
+    /// # Panics
+    /// When there were not so many, which is a bug of the caller.
+    pub fn handle_taken(&mut self, count: usize) {
+        assert!(count <= self.left);
+        self.left -= count;
+    }
+
+    /// Puts a copy of these bytes behind what is there. Returns how many it took.
+    ///
+    /// # Errors
+    /// EAGAIN when it is full.
+    pub fn put(&mut self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        let ends = self.ends.as_ref().expect("only drop takes them out");
+        let count = rustix::io::write(&ends.write, bytes)?;
+        self.left += count;
+        Ok(count)
+    }
+
+    /// Moves what has arrived at a socket behind what is there, `bytes_max` bytes at most, and never waits. Returns how many
+    /// these were.
+    ///
+    /// # Errors
+    /// EAGAIN when nothing has arrived, as far as can be seen from here, or the pipe is full; what the socket says.
+    pub fn pull(&mut self, socket: impl AsFd, bytes_max: usize) -> rustix::io::Result<usize> {
+        let ends = self.ends.as_ref().expect("only drop takes them out");
+        // Only what is there may be asked for: SPLICE_F_NONBLOCK does not stop TCP from waiting when there is nothing.
+        let arrived = usize::try_from(ioctl_fionread(&socket)?).unwrap_or(usize::MAX);
+        if arrived == 0 {
+            return Err(rustix::io::Errno::AGAIN);
+        }
+        let count = splice(socket, None, &ends.write, None, bytes_max.min(arrived), SpliceFlags::NONBLOCK)?;
+        self.left += count;
+        Ok(count)
     }
 
     /// Takes its bytes out, behind what is in `out`.

@@ -29,13 +29,14 @@ pub enum ProbeError {
     Buffers(#[source] io::Error),
 }
 
-const REQUIRED: [(&str, u8); 11] = [
+const REQUIRED: [(&str, u8); 12] = [
     ("accept", opcode::Accept::CODE),
     ("poll", opcode::PollAdd::CODE),
     ("recv", opcode::Recv::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
     ("read", opcode::Read::CODE),
     ("write", opcode::Write::CODE),
+    ("splice", opcode::Splice::CODE),
     ("fsync", opcode::Fsync::CODE),
     ("fallocate", opcode::Fallocate::CODE),
     ("fadvise", opcode::Fadvise::CODE),

@@ -509,6 +509,11 @@ fn build(flight: &mut Flight, zeroes: &'static [u8]) -> squeue::Entry {
             let bytes = &buffer.bytes()[*start..*start + range.length() as usize];
             opcode::Write::new(fd(file), bytes.as_ptr(), bytes.len() as u32).offset(range.offset()).build()
         }
+        Op::WritePages { file, pipe, range } => {
+            let (pipe, offset) = (Fd(pipe.read_end().as_raw_fd()), range.offset() as i64);
+            // In a pipe there is no offset.
+            opcode::Splice::new(pipe, -1, fd(file), offset, range.length() as u32).build()
+        }
         Op::WriteZeroBytes { file, range } => {
             let bytes = &zeroes[..range.length() as usize];
             opcode::Write::new(fd(file), bytes.as_ptr(), bytes.len() as u32).offset(range.offset()).build()

@@ -15,7 +15,7 @@
 
 use super::handle::ShardError;
 use super::owner::{Shard, Work};
-use crate::buffer::Buffer;
+use super::transfers::Payload;
 use crate::disc::brake::Brake;
 use crate::disc::{Disc, State};
 use crate::geometry::ByteRange;
@@ -33,7 +33,7 @@ pub enum Braked {
         /// The request.
         transfer: Token,
         /// Its payload.
-        buffer: Buffer,
+        payload: Payload,
         /// What it is written to.
         range: ByteRange,
     },
@@ -97,13 +97,13 @@ impl Shard {
     }
 
     /// Begins a piece of a WRITE whose payload is whole, or has it wait.
-    pub(super) fn brake_piece(&mut self, transfer: Token, buffer: Buffer, range: ByteRange) {
+    pub(super) fn brake_piece(&mut self, transfer: Token, payload: Payload, range: ByteRange) {
         let Some(disc) = self.transfers.get(transfer).map(|transfer| transfer.disc) else { return };
         if self.pay(disc, transfer, Price::Bytes(range), false) {
-            return self.begin_write(transfer, buffer, range);
+            return self.begin_write(transfer, payload, range);
         }
-        let held_bytes = buffer.capacity();
-        self.wait_for_brake(disc, Braked::Piece { transfer, buffer, range }, held_bytes);
+        let held_bytes = payload.held_bytes();
+        self.wait_for_brake(disc, Braked::Piece { transfer, payload, range }, held_bytes);
     }
 
     /// True when the next step of a TRIM or WRITE_ZEROES has to wait; then it does.
@@ -174,9 +174,9 @@ impl Shard {
             let is_off = is_off(disc);
             let Some(who) = disc.brake.as_mut().and_then(|brake| brake.take_due(now, is_off)) else { return };
             match who {
-                Braked::Piece { transfer, buffer, range } => {
+                Braked::Piece { transfer, payload, range } => {
                     self.pay(token, transfer, Price::Bytes(range), true);
-                    self.begin_write(transfer, buffer, range);
+                    self.begin_write(transfer, payload, range);
                 }
                 Braked::Step(id) => {
                     if let Some(transfer) = self.transfers.get_mut(id) {

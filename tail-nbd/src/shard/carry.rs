@@ -29,7 +29,7 @@ use crate::connection::{self, Connection, Transport};
 use crate::disc::barrier::Barrier;
 use crate::disc::{Disc, State};
 use crate::error::Errno;
-use crate::limits::{CONNECTIONS_PER_DISC_MAX, NEGOTIATING_PER_DISC_MAX, PIECE_BYTES, REQUESTS_IN_FLIGHT_MAX};
+use crate::limits::{CONNECTIONS_PER_DISC_MAX, NEGOTIATING_PER_DISC_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::metrics::DiscCounters;
 use crate::nbd::negotiation::Agreement;
 use crate::nbd::request::{Checked, Command, Header, Request};
@@ -219,6 +219,7 @@ impl Shard {
     fn carry_client(&mut self, disc: Token, id: Token) -> std::io::Result<CarriedClient> {
         let suspended = self.suspended_of(disc, id);
         let connection = self.connections.get_mut(id).expect("it was just found");
+        connection.return_pages().map_err(|errno| std::io::Error::from_raw_os_error(errno.0))?;
         let mut output = Vec::new();
         for batch in [&mut connection.unsent, &mut connection.filling].into_iter().flatten() {
             batch.flatten().map_err(|errno| std::io::Error::from_raw_os_error(errno.0))?;
@@ -324,7 +325,7 @@ impl Shard {
         if let Some((request, carried)) = plan.landing {
             let transfer = self.inherit_transfer(number, token, id, request, carried)?;
             if let (Some(connection), Command::Write { range, .. }) = (self.connections.get_mut(id), request.command) {
-                connection.landing = Some(Landing { transfer, range, done: carried.done, buffer: None, filled: 0 });
+                connection.landing = Some(Landing::new(transfer, range, carried.done));
             }
         }
         for (request, carried) in plan.suspended {
@@ -420,8 +421,7 @@ impl Plan {
             (Some(_), Some(_)) => return None,
             (Some(request), None) if is_write(request) => facts.pending?.length,
             (None, Some((request, landing))) => {
-                let is_piece = landing.done.is_multiple_of(PIECE_BYTES as u64) && landing.done < landing.header.length;
-                if !is_write(request) || !is_piece {
+                if !is_write(request) || landing.done >= landing.header.length {
                     return None;
                 }
                 landing.header.length - landing.done

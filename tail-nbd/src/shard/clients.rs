@@ -3,15 +3,17 @@
 use super::access::{Grant, Refusal};
 use super::handle::{Adopted, ShardError};
 use super::owner::{Shard, Waiter};
+use super::transfers::Payload;
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
 use crate::connection::{self, Connection, Transport};
 use crate::disc::extents::{self, Run};
+use crate::disc::mode::IoMode;
 use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
-    PACED_CONGESTION_CONTROL, PIECE_BUFFER_BYTES, TCP_USER_TIMEOUT_MS,
+    PACED_CONGESTION_CONTROL, PIECE_BUFFER_BYTES, RECEIVE_AFTER_LARGE_BYTES, TCP_USER_TIMEOUT_MS,
 };
 use crate::metrics::Limit;
 use crate::nbd::negotiation;
@@ -21,6 +23,7 @@ use crate::nbd::request::{Command, Request};
 use crate::nbd::server::Event;
 use crate::nbd::wire::{Error, STATE_HOLE, STATE_ZERO};
 use crate::ring::op::{Completion, Op, Owner};
+use crate::ring::pipe::Pipes;
 use crate::ring::slots::Token;
 use rustix::net::sockopt;
 use spine::id::DiscNumber;
@@ -129,7 +132,9 @@ impl Shard {
         connection.receiving = false;
         // The deadline of a connection that is being closed stays, and so does that of one which sent nothing.
         let interrupted = matches!(completion.result, Err(Errno(libc::EINTR | libc::EAGAIN)));
-        if connection.server.is_midway() && connection.state == connection::State::Open && !interrupted {
+        // That there is something to receive is not yet a whole piece.
+        let announced = matches!(completion.op, Op::Poll { .. });
+        if connection.server.is_midway() && connection.state == connection::State::Open && !interrupted && !announced {
             connection.deadline = None;
         }
         let count = match completion.result {
@@ -150,6 +155,12 @@ impl Shard {
                 let landing = connection.landing.as_mut().expect("an open connection keeps its landing");
                 landing.filled += count;
                 landing.buffer = Some(buffer);
+                self.touch(token);
+            }
+            (Op::Poll { .. }, _) => {
+                if let Some(landing) = &mut connection.landing {
+                    landing.announced = count > 0;
+                }
                 self.touch(token);
             }
             _ => self.touch(token),
@@ -317,7 +328,7 @@ impl Shard {
                 None => self.continue_read(id),
             },
             (Command::Write { range, .. }, _) => {
-                connection.landing = Some(Landing { transfer: id, range, done: 0, buffer: None, filled: 0 });
+                connection.landing = Some(Landing::new(id, range, 0));
             }
             (Command::BlockStatus { range, one }, _) => self.answer_status(id, range, one),
             (Command::Flush, _) => self.sync(id),
@@ -332,37 +343,70 @@ impl Shard {
         if connection.receiving {
             return false;
         }
-        let Some(landing) = &mut connection.landing else { return true };
-        if landing.buffer.is_none() {
-            let (disc, piece) = (connection.disc, landing.piece());
-            let room = self.room_for(disc, piece);
-            let refused = self.refuses_payload(disc, room);
-            let Some(buffer) = (if refused { None } else { self.take_buffer(disc, room) }) else {
-                if !refused {
-                    self.shortages.note(Limit::Data);
-                }
-                self.wait_for_buffer(token);
-                return false;
-            };
-            let connection = self.connections.get_mut(token);
-            if let Some(landing) = connection.and_then(|connection| connection.landing.as_mut()) {
-                landing.buffer = Some(buffer);
-            }
+        if connection.landing.as_ref().is_none_or(|landing| landing.wants_place()) && !self.find_place(token) {
+            return false;
         }
         let Some(connection) = self.connections.get_mut(token) else { return false };
-        if !connection.land_input() {
-            return false;
+        match connection.land() {
+            Ok(true) => {}
+            // It lands in a buffer after all.
+            Ok(false) if connection.landing.as_ref().is_some_and(|landing| landing.wants_place()) => return true,
+            Ok(false) => return false,
+            Err(_) => {
+                self.cut(token);
+                return false;
+            }
         }
         let Some(landing) = &mut connection.landing else { return true };
         let (transfer, piece) = (landing.transfer, landing.piece());
-        let Some(buffer) = landing.buffer.take() else { return true };
+        let payload = match (landing.buffer.take(), landing.pages.take()) {
+            (Some(buffer), _) => Payload::Copied(buffer),
+            (None, Some(pipe)) => Payload::Pages(pipe),
+            (None, None) => return true,
+        };
         landing.done += piece.length();
         landing.filled = 0;
         let whole = landing.done == landing.range.length();
         if whole {
             connection.landing = None;
         }
-        self.submit_write(transfer, buffer, piece, whole);
+        if connection.state == connection::State::Open {
+            connection.deadline = None;
+        }
+        self.submit_write(transfer, payload, piece, whole);
+        true
+    }
+
+    /// Finds a pipe or a buffer for the piece that is arriving. False when it has to wait; then it is in the queue.
+    fn find_place(&mut self, token: Token) -> bool {
+        let Some(connection) = self.connections.get(token) else { return false };
+        let Some(landing) = &connection.landing else { return false };
+        let (disc, piece) = (connection.disc, landing.piece());
+        // What is in memory already is not worth a pipe.
+        let arrived = connection.input.as_ref().map_or(0, |input| input.bytes().len());
+        let by_reference = piece.length() >= LARGE_WRITE_BYTES
+            && arrived <= RECEIVE_AFTER_LARGE_BYTES as usize
+            && !landing.copied
+            && connection.transport == Transport::Clear
+            && self.discs.get(disc).is_some_and(|disc| disc.io == IoMode::Cached && disc.brake.is_none());
+        let pages = self.pipes.as_ref().filter(|_| by_reference).and_then(Pipes::take);
+        if by_reference && pages.is_none() && self.pipes.as_ref().is_some_and(Pipes::are_taken) {
+            self.shortages.note(Limit::Pipes);
+        }
+        let room = self.room_for(disc, piece);
+        let refused = pages.is_none() && self.refuses_payload(disc, room);
+        let buffer = if pages.is_some() || refused { None } else { self.take_buffer(disc, room) };
+        if pages.is_none() && buffer.is_none() {
+            if !refused {
+                self.shortages.note(Limit::Data);
+            }
+            self.wait_for_buffer(token);
+            return false;
+        }
+        let connection = self.connections.get_mut(token);
+        if let Some(landing) = connection.and_then(|connection| connection.landing.as_mut()) {
+            (landing.buffer, landing.pages) = (buffer, pages);
+        }
         true
     }
 

@@ -62,7 +62,7 @@ impl Shard {
     }
 
     /// A piece's payload is whole; `last` says that no more is to come. It is written when no brake holds it.
-    pub(super) fn submit_write(&mut self, id: Token, buffer: Buffer, range: ByteRange, last: bool) {
+    pub(super) fn submit_write(&mut self, id: Token, payload: Payload, range: ByteRange, last: bool) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.landing = !last;
         // A write that has failed already only takes its payload in.
@@ -70,11 +70,11 @@ impl Shard {
             return self.finish_write(id);
         }
         transfer.writes_count += 1;
-        self.brake_piece(id, buffer, range);
+        self.brake_piece(id, payload, range);
     }
 
     /// Writes a piece.
-    pub(super) fn begin_write(&mut self, id: Token, buffer: Buffer, range: ByteRange) {
+    pub(super) fn begin_write(&mut self, id: Token, payload: Payload, range: ByteRange) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         // Since it came, another piece may have failed, or the rest of them been given up.
         if transfer.error.is_some() || transfer.abandoned {
@@ -82,12 +82,16 @@ impl Shard {
             return self.finish_write(id);
         }
         let Some(disc) = self.discs.get_mut(transfer.disc) else { return };
-        if let Some(blocks) = disc.blocks_of(range) {
-            return self.submit_change(id, buffer, range, blocks);
-        }
-        disc.changes_count += 1;
         let file = Rc::clone(&disc.data);
-        self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start: 0, range }));
+        let op = match payload {
+            Payload::Copied(buffer) => match disc.blocks_of(range) {
+                Some(blocks) => return self.submit_change(id, buffer, range, blocks),
+                None => Op::Write { file, buffer, start: 0, range },
+            },
+            Payload::Pages(pipe) => Op::WritePages { file, pipe, range },
+        };
+        disc.changes_count += 1;
+        self.outbox.push_back((Owner::Transfer(id), op));
     }
 
     /// The rest of the payload will not come: the client is cut, or being closed. There is no answer: an error
@@ -183,12 +187,12 @@ impl Shard {
         if let Some(disc) = self.discs.get_mut(transfer.disc) {
             disc.changes_count -= u32::from(completion.op.changes_file());
             match &completion.op {
-                Op::Write { range, .. } => disc.sparse.handle_written(*range),
+                Op::Write { range, .. } | Op::WritePages { range, .. } => disc.sparse.handle_written(*range),
                 Op::Allocate { range, .. } => disc.sparse.handle_zeroed(*range),
                 _ => {}
             }
             match &completion.op {
-                Op::Write { range, .. } | Op::WriteZeroBytes { range, .. } => {
+                Op::Write { range, .. } | Op::WritePages { range, .. } | Op::WriteZeroBytes { range, .. } => {
                     disc.note_written(self.now, *range, Some(&mut transfer.paid_bytes));
                 }
                 Op::Allocate { range, .. } => disc.note_written(self.now, *range, None),
@@ -207,31 +211,39 @@ impl Shard {
                 }
                 Progress::Failed(errno) => self.fail(id, errno),
             },
-            Op::Write { file, buffer, start, range } => match progress(result, range) {
-                Progress::Done => {
-                    transfer.writes_count -= 1;
-                    drop(buffer);
-                    self.finish_write(id);
-                }
-                Progress::Rest(rest) => {
+            Op::Write { file, buffer, start, range } => {
+                let rest_op = |rest: ByteRange| {
                     let start = start + (range.length() - rest.length()) as usize;
-                    if let Some(disc) = self.discs.get_mut(transfer.disc) {
-                        disc.changes_count += 1;
-                    }
-                    self.outbox.push_back((Owner::Transfer(id), Op::Write { file, buffer, start, range: rest }));
-                }
-                Progress::Failed(errno) => {
-                    transfer.writes_count -= 1;
-                    drop(buffer);
-                    self.note_error(id, errno);
-                    self.finish_write(id);
-                }
-            },
+                    Op::Write { file, buffer, start, range: rest }
+                };
+                self.handle_written(id, progress(result, range), rest_op);
+            }
+            Op::WritePages { file, mut pipe, range } => {
+                pipe.handle_taken(result.unwrap_or(0) as usize);
+                self.handle_written(id, progress(result, range), |rest| Op::WritePages { file, pipe, range: rest });
+            }
             op => match transfer.handle_result(&op, result) {
                 Ok(()) => self.continue_simple(id),
                 Err(errno) => self.fail(id, errno),
             },
         }
+    }
+
+    /// A piece of a write has come so far; `rest_op` makes the operation for what is left of it.
+    fn handle_written(&mut self, id: Token, progress: Progress, rest_op: impl FnOnce(ByteRange) -> Op) {
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        if let Progress::Rest(rest) = progress {
+            if let Some(disc) = self.discs.get_mut(transfer.disc) {
+                disc.changes_count += 1;
+            }
+            return self.outbox.push_back((Owner::Transfer(id), rest_op(rest)));
+        }
+        transfer.writes_count -= 1;
+        drop(rest_op);
+        if let Progress::Failed(errno) = progress {
+            self.note_error(id, errno);
+        }
+        self.finish_write(id);
     }
 
     /// The bytes of a READ's first piece in a pipe, when they are in the page cache and this is cheaper than a copy.
@@ -431,6 +443,25 @@ impl Shard {
 /// Reads what is in the page cache, and no more: it never waits for a disk.
 fn read_cached(file: &Handle, space: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
     rustix::io::preadv2(file, &mut [IoSliceMut::new(space)], offset, ReadWriteFlags::NOWAIT)
+}
+
+/// The bytes of a piece of a write.
+#[derive(Debug)]
+pub enum Payload {
+    /// In memory.
+    Copied(Buffer),
+    /// As they came from the network.
+    Pages(Pipe),
+}
+
+impl Payload {
+    /// How much memory it keeps, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Copied(buffer) => buffer.capacity(),
+            Self::Pages(pipe) => pipe.left(),
+        }
+    }
 }
 
 /// How far a read or a write has come.

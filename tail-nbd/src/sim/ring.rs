@@ -145,6 +145,7 @@ impl Ring {
         let target = match &op {
             Op::Accept { listener } => Target::Listener(self.names[&listener.as_raw_fd()]),
             Op::Poll { .. } => unreachable!("the simulation delivers letters itself"),
+            Op::WritePages { .. } => unreachable!("there are no pipes in the simulation"),
             Op::Receive { socket, .. } | Op::ReceiveInto { socket, .. } | Op::Transmit { socket, .. } => {
                 Target::Link(network.find(socket.as_raw_fd()))
             }
@@ -302,7 +303,12 @@ impl Flight {
                 return Ok(0);
             }
             Op::Prefetch { .. } => 0,
-            Op::Accept { .. } | Op::Poll { .. } | Op::Receive { .. } | Op::ReceiveInto { .. } | Op::Transmit { .. } => {
+            Op::Accept { .. }
+            | Op::Poll { .. }
+            | Op::Receive { .. }
+            | Op::ReceiveInto { .. }
+            | Op::Transmit { .. }
+            | Op::WritePages { .. } => {
                 unreachable!("it is not for a file")
             }
         };
@@ -354,6 +360,7 @@ fn name_of(op: &Op) -> &'static str {
         Op::Transmit { .. } => "transmit",
         Op::Read { .. } => "read",
         Op::Write { .. } => "write",
+        Op::WritePages { .. } => "write pages",
         Op::WriteZeroBytes { .. } => "write zeroes",
         Op::Sync { .. } => "sync",
         Op::Allocate { .. } => "allocate",
