@@ -170,7 +170,8 @@ pub struct MigrationReport {
     /// What the target's disk had not as it was written, in bytes: it was sent again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub mismatched_bytes: u64,
-    /// Whether both copies take as much space, within a hundredth.
+    /// Whether both copies take as much space, within a hundredth. While clients write, the source is ahead of what the
+    /// target has said; at the end of a move it is exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation_equal: Option<bool>,
     /// What it waits for, when it does not get on. It goes on by itself.

@@ -152,6 +152,12 @@ impl Copier {
         Verified { bytes, percent, mismatched_bytes: self.mismatched_bytes, allocation_equal }
     }
 
+    /// The target has said how many bytes its whole copy takes. Until the next write [`Copier::verified`] says whether the
+    /// disc takes as many here.
+    pub fn handle_prepared(&mut self, allocated_bytes: u64) {
+        self.target_bytes = allocated_bytes;
+    }
+
     /// Bytes of data sent so far.
     pub fn copied_bytes(&self) -> u64 {
         self.copied_bytes
@@ -390,7 +396,7 @@ mod tests {
             };
             let order = serde_json::json!({"id": hello().id, "target": "tail2", "address": address, "generation": 2});
             let order = serde_json::from_value(order).unwrap();
-            let late = Control::Prepared { attempt: Attempt(uuid::Uuid::from_u128(1)) };
+            let late = Control::Prepared { attempt: Attempt(uuid::Uuid::from_u128(1)), allocated_bytes: 1 };
             let target = async {
                 let mut link = network.accept(listener.accept().await.unwrap().0).await.unwrap();
                 assert_eq!(link.receive().await.unwrap(), Message::Control(Control::Hello(hello())));

@@ -28,7 +28,7 @@ use spine::resource::migration::MigrationErrorKind;
 use thiserror::Error;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Bytes in front of a payload.
 pub const HEADER_BYTES: usize = 16;
@@ -138,6 +138,8 @@ pub enum Control {
     Prepared {
         /// The freeze.
         attempt: Attempt,
+        /// What the copy takes in its pool, in bytes.
+        allocated_bytes: u64,
     },
     /// Source: it was called off. The copying goes on, or ends.
     Withdraw {
@@ -437,7 +439,7 @@ mod tests {
             Control::Compare { offset: 0, length: 7, chunk_bytes: 1 << 20 },
             Control::Synced { pass: 1, allocated_bytes: 3 },
             Control::Prepare { attempt, record: record(8).into() },
-            Control::Prepared { attempt },
+            Control::Prepared { attempt, allocated_bytes: 5 },
             Control::Withdraw { attempt },
             Control::Commit { attempt },
             Control::Serving,
@@ -458,7 +460,7 @@ mod tests {
         let text = core::str::from_utf8(&bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(
             text,
-            r#"{"say":"hello","version_oldest":4,"version_newest":4,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
+            r#"{"say":"hello","version_oldest":5,"version_newest":5,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
         );
         assert_eq!(&bytes[..12], &[b'B', b'V', b'M', b'G', 1, 0, 0, 0, 147, 0, 0, 0]);
     }

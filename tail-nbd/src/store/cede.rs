@@ -86,7 +86,10 @@ impl Move {
         held.phase = Phase::Moved;
         self.leave().await;
         let (held, retired) = if committed.is_ok() { self.retire(held).await } else { (held, false) };
+        // Before, clients may have written more than the target had heard of.
+        let allocation_equal = copier.verified().allocation_equal;
         self.tell(|moving| {
+            moving.report.allocation_equal = allocation_equal;
             moving.report.pause_ms = Some(pause_ms);
             moving.report.bytes_left = 0;
             (moving.progress, moving.eta_s) = (Some(100), Some(0));
@@ -124,9 +127,10 @@ impl Move {
         copier.link.send(&Control::Prepare { attempt, record: Box::new(held.record().clone()) }).await?;
         loop {
             match copier.hear().await? {
-                Some(Control::Prepared { attempt }) => {
+                Some(Control::Prepared { attempt, allocated_bytes }) => {
                     // Of an earlier freeze: it was called off.
                     if let Some(step) = source.handle_word(Word::Prepared(attempt)) {
+                        copier.handle_prepared(allocated_bytes);
                         return Ok(step);
                     }
                 }

@@ -297,10 +297,14 @@ impl Session<'_> {
                 Message::Control(Control::Prepare { attempt, record }) => {
                     // What is said to be whole must be so after a loss of power.
                     receiver.sync().await?;
-                    self.hear(Word::Prepare(attempt), Some(*record)).await?;
+                    self.hear(Word::Prepare(attempt), Some(*record), receiver).await?;
                 }
-                Message::Control(Control::Withdraw { attempt }) => self.hear(Word::Withdraw(attempt), None).await?,
-                Message::Control(Control::Commit { attempt }) => self.hear(Word::Commit(attempt), None).await?,
+                Message::Control(Control::Withdraw { attempt }) => {
+                    self.hear(Word::Withdraw(attempt), None, receiver).await?;
+                }
+                Message::Control(Control::Commit { attempt }) => {
+                    self.hear(Word::Commit(attempt), None, receiver).await?;
+                }
                 Message::Control(Control::Failed { kind, message }) => return Err(Ended { kind, message }),
                 other => return Err(Ended::unexpected(other)),
             }
@@ -336,7 +340,7 @@ impl Session<'_> {
     }
 
     /// A word of the hand-over: the new state is durable before it is answered.
-    async fn hear(&mut self, word: Word, record: Option<Record>) -> Result<(), Ended> {
+    async fn hear(&mut self, word: Word, record: Option<Record>, receiver: &Receiver) -> Result<(), Ended> {
         let out_of_turn = || Ended::new(MigrationErrorKind::Protocol, "the source spoke out of turn");
         let step = self.target.handle_word(word).ok_or_else(out_of_turn)?;
         if step.state != self.target {
@@ -357,7 +361,10 @@ impl Session<'_> {
             self.target = step.state;
         }
         match step.say {
-            Some(Word::Prepared(attempt)) => self.link.send(&Control::Prepared { attempt }).await?,
+            Some(Word::Prepared(attempt)) => {
+                let allocated_bytes = receiver.allocated_bytes();
+                self.link.send(&Control::Prepared { attempt, allocated_bytes }).await?;
+            }
             Some(Word::Serving) => {
                 if self.disc.report().state != DiscState::Serving {
                     return Err(Ended::new(MigrationErrorKind::WriteError, "the disc is here, and cannot be served"));
