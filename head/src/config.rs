@@ -1,6 +1,6 @@
 //! `head.toml`: read once, checked once. An error names the file, the line and the field.
 
-use crate::network::range::Range;
+use crate::{disc::tls::DiscTls, network::range::Range};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use spine::{address::StoragePrefix, id::NodeName, limits::NAME_BYTES_MAX};
 use std::{
@@ -29,6 +29,8 @@ pub struct Config {
     /// Private networks, or networks of the head's, that machines' CDs may come from.
     #[serde(default)]
     pub cdrom_allow: Vec<Range>,
+    /// TLS to discs' tails; none: in the clear.
+    pub disc_tls: Option<DiscTls>,
     /// What has to outlive a reboot: only the answer to whether KVM works.
     pub state_dir: PathBuf,
     /// Sockets, logs and the list of running machines; gone after a reboot.
@@ -239,6 +241,17 @@ pub(crate) mod tests {
         assert_eq!((config.accel, config.restart_policy), (Accel::Auto, RestartPolicy::Adopt));
         assert_eq!(config.firewall, FirewallPolicy::Require, "what is safe is the default");
         assert_eq!(config.cdrom_allow, [], "what is safe is the default");
+        assert_eq!(config.disc_tls, None);
+    }
+
+    #[test]
+    fn tls_to_discs_needs_a_folder() {
+        let parse =
+            |table: &str| Config::parse(&format!("{EXAMPLE}\n[disc_tls]\n{table}")).map(|config| config.disc_tls);
+        let tls = DiscTls { folder: "/etc/bigv/tls".into(), hostname: Some("tails".to_owned()) };
+        assert_eq!(parse("folder = \"/etc/bigv/tls\"\nhostname = \"tails\""), Ok(Some(tls)));
+        assert!(parse("folder = \"tls\"").unwrap_err().contains("must be an absolute path"));
+        assert!(parse("hostname = \"tails\"").unwrap_err().contains("folder"));
     }
 
     #[test]

@@ -84,6 +84,7 @@ fn run(file: &Path) -> Result<()> {
     let config = Config::read(file)?;
     let _lock = preflight::take_directories(&config)?;
     spine::daemon::raise_open_files();
+    preflight::check_disc_tls(&config)?;
     let qemu_version = preflight::qemu_version(&config.qemu)?;
     preflight::check_surroundings(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;

@@ -1,6 +1,9 @@
 //! What is checked before the first machine: errors and warnings an operator can act on.
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    disc::tls::{DiscTls, Unreadable},
+};
 use spine::daemon::{StateDirError, lock_state_dir};
 use std::{
     fs::{self, File},
@@ -47,6 +50,9 @@ pub enum PreflightError {
         /// Its version, or what it said instead.
         said: String,
     },
+    /// Discs are to be reached through TLS, and what that needs is not there.
+    #[error(transparent)]
+    DiscTls(#[from] Unreadable),
     /// It does not run as root.
     #[error("bigv-head must run as root: it gives each machine a uid of its own")]
     NotRoot,
@@ -77,6 +83,14 @@ pub fn take_directories(config: &Config) -> Result<File, PreflightError> {
         }
     }
     Ok(file)
+}
+
+/// Looks for what the configuration needs to reach discs.
+///
+/// # Errors
+/// With the file that cannot be read.
+pub fn check_disc_tls(config: &Config) -> Result<(), PreflightError> {
+    Ok(config.disc_tls.as_ref().map_or(Ok(()), DiscTls::check)?)
 }
 
 /// Asks qemu for its version.

@@ -1,11 +1,13 @@
 //! A machine's discs as qemu sees them: NBD exports that it connects to again for ever (R119, R174).
 //!
-//! * How one is opened: [`open`]. The key goes over the monitor only (safety rule 6).
+//! * How one is opened: [`open`]. The key goes over the monitor only (safety rule 6). Through what: [`tls`].
 //! * Whether its tail can be reached: [`reachable`]. Asked before every monitor command that waits for
 //!   requests in flight, because with a disc away such a command never comes back (safety rule 14).
 //! * How a new size gets to the guest: [`resize`].
 //!
 //! Deliberately absent: caches and formats. What a tail serves is what the guest reads.
+
+pub mod tls;
 
 use crate::{
     hypervisor::{
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 use spine::resource::vm::NbdAddress;
 use std::time::Duration;
 use thiserror::Error;
+use tls::{CREDENTIALS, DiscTls};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
@@ -54,8 +57,8 @@ pub enum DiscError {
 }
 
 /// What qemu is told of disc `n` (safety rule 13).
-pub fn node(n: usize, disc: &Disc) -> Value {
-    json!({
+pub fn node(n: usize, disc: &Disc, tls: Option<&DiscTls>) -> Value {
+    let mut node = json!({
         "driver": "nbd",
         "node-name": disc_node(n),
         "server": server(&disc.address),
@@ -64,7 +67,14 @@ pub fn node(n: usize, disc: &Disc) -> Value {
         "open-timeout": DISC_OPEN_TIMEOUT.as_secs(),
         // The guest's TRIM makes holes at the tail.
         "discard": "unmap",
-    })
+    });
+    if let Some(tls) = tls {
+        node["tls-creds"] = json!(CREDENTIALS);
+        if let Some(name) = &tls.hostname {
+            node["tls-hostname"] = json!(name);
+        }
+    }
+    node
 }
 
 /// An NBD server's address as qemu is told it. Without keep-alive a tail that lost its power is never
@@ -77,9 +87,9 @@ pub fn server(address: &NbdAddress) -> Value {
 ///
 /// # Errors
 /// When there is no such disc, or no right to it.
-pub async fn open(monitor: &Monitor, n: usize, disc: &Disc) -> Result<(), DiscError> {
+pub async fn open(monitor: &Monitor, n: usize, disc: &Disc, tls: Option<&DiscTls>) -> Result<(), DiscError> {
     let deadline = DISC_OPEN_TIMEOUT + COMMAND_DEADLINE;
-    let opened = monitor.execute("blockdev-add", node(n, disc), deadline).await;
+    let opened = monitor.execute("blockdev-add", node(n, disc, tls), deadline).await;
     opened.map(drop).map_err(|error| DiscError::Open {
         number: n + 1,
         address: disc.address.clone(),
@@ -187,7 +197,14 @@ mod tests {
             "server": {"type": "inet", "host": "fd00::8", "port": "10809", "keep-alive": true},
             "reconnect-delay": 4_294_967_295u32, "open-timeout": 10,
         });
-        assert_eq!(node(2, &disc()), wanted);
+        assert_eq!(node(2, &disc(), None), wanted);
+        let mut tls = DiscTls { folder: "/etc/tls".into(), hostname: None };
+        let mut wanted = wanted;
+        wanted["tls-creds"] = json!("disc-tls");
+        assert_eq!(node(2, &disc(), Some(&tls)), wanted);
+        tls.hostname = Some("tails".to_owned());
+        wanted["tls-hostname"] = json!("tails");
+        assert_eq!(node(2, &disc(), Some(&tls)), wanted);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use crate::{
     adopt::Record,
     console::{Console, ConsoleConfig, ConsoleUsers},
     control::refusal,
-    disc::{self, DiscError},
+    disc::{self, DiscError, tls::DiscTls},
     host::Host,
     hypervisor::{
         command_line::arguments,
         monitor::{Monitor, MonitorError},
         process::{Launch, Mark, Qemu, last_line},
     },
-    limits::{KILL_DEADLINE, SOCKET_PATH_BYTES_MAX},
+    limits::{COMMAND_DEADLINE, KILL_DEADLINE, SOCKET_PATH_BYTES_MAX},
     network::{
         apply::{NetworkError, ensure},
         firewall::FirewallError,
@@ -200,9 +200,7 @@ async fn boot(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartErro
     let failed = |source| StartError::Qemu { source, ending: String::new() };
     let monitor = Monitor::connect(&host.files.monitor(&job.id), DEVICES_DEADLINE).await.map_err(failed)?;
     parts.monitor = Some(monitor.clone());
-    for (n, disc) in job.spec.discs.iter().enumerate() {
-        disc::open(&monitor, n, disc).await?;
-    }
+    open_discs(host, job, &monitor).await?;
     monitor.execute("x-exit-preconfig", json!({}), DEVICES_DEADLINE).await.map_err(failed)?;
     if let Some(cd) = &job.spec.cdrom {
         // A machine runs without its CD rather than not at all: CDs come from servers of others.
@@ -213,6 +211,20 @@ async fn boot(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartErro
     open_console(host, job, parts).await;
     // It takes hold of the discs, whose tails may be busy.
     monitor.execute("cont", json!({}), DEVICES_DEADLINE).await.map_err(failed)?;
+    Ok(())
+}
+
+async fn open_discs(host: &Host, job: &Job, monitor: &Monitor) -> Result<(), StartError> {
+    let tls = host.config.disc_tls.as_ref();
+    let lend = |tls: &DiscTls| tls.lend(&host.files.directory(&job.id), job.uid);
+    let loan = tls.map(lend).transpose().map_err(io_error("give the machine its certificate"))?;
+    if let Some(loan) = &loan {
+        let made = monitor.execute("object-add", loan.credentials(), COMMAND_DEADLINE).await;
+        made.map_err(|source| StartError::Qemu { source, ending: String::new() })?;
+    }
+    for (n, disc) in job.spec.discs.iter().enumerate() {
+        disc::open(monitor, n, disc, tls).await?;
+    }
     Ok(())
 }
 

@@ -72,6 +72,8 @@ pub struct Bench {
     /// What the head has said since it was last asked for, in order.
     said: Vec<NodeSaid>,
     policy: &'static str,
+    /// Tables at the end of the configuration.
+    pub tables: String,
 }
 
 impl Bench {
@@ -85,7 +87,8 @@ impl Bench {
         // Machines' uids pass through it.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut bench = Self { directory, head: None, listener, link: None, said: Vec::new(), policy };
+        let mut bench =
+            Self { directory, head: None, listener, link: None, said: Vec::new(), policy, tables: String::new() };
         let dump = bench.start_head().await;
         assert!(dump.keys().all(|name| !name.starts_with("vm.")), "{dump:?}");
         bench
@@ -115,11 +118,13 @@ bridge = "br-public"
 [[network]]
 vlan = 10000
 bridge = "br-missing"
+{tables}
 "#,
             brain = self.listener.local_addr().unwrap(),
             directory = self.directory.path().display(),
             last = FIRST_UID + 9,
             policy = self.policy,
+            tables = self.tables,
         );
         fs::write(&path, text).unwrap();
         path
@@ -375,6 +380,8 @@ pub struct Disc {
     pub file: PathBuf,
     pub host: String,
     key: String,
+    /// The folder of the server's certificate: it is reached through TLS only.
+    tls: Option<PathBuf>,
     server: Option<Child>,
 }
 
@@ -392,14 +399,25 @@ impl Disc {
         let file = bench.path(&format!("disc-{port}.raw"));
         fs::write(&file, guest::boot_sector()).unwrap();
         fs::File::options().write(true).open(&file).unwrap().set_len(16 << 20).unwrap();
-        let mut disc = Self { port, file, host: host.to_owned(), key: key.to_owned(), server: None };
+        let mut disc = Self { port, file, host: host.to_owned(), key: key.to_owned(), tls: None, server: None };
         disc.serve().await;
         disc
+    }
+
+    /// Has it served through TLS only, with the certificate of a folder, to clients with one of the same authority.
+    pub async fn secure(&mut self, folder: &Path) {
+        self.take_away();
+        self.tls = Some(folder.to_owned());
+        self.serve().await;
     }
 
     pub async fn serve(&mut self) {
         let mut program = Program::new("qemu-nbd");
         program.args(["-f", "raw", "-t", "-e", "8", "-b", &self.host, "-p", &self.port.to_string(), "-x", &self.key]);
+        if let Some(folder) = &self.tls {
+            let credentials = format!("tls-creds-x509,id=tls0,endpoint=server,verify-peer=on,dir={}", folder.display());
+            program.args(["--object", &credentials, "--tls-creds", "tls0"]);
+        }
         self.server = Some(program.arg(&self.file).stdin(Stdio::null()).spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect((self.host.as_str(), self.port)).await.is_err() {

@@ -4,8 +4,14 @@ use crate::{
     bench::{Bench, Disc, guest_runs, hear_from_guest, in_namespace, machine, type_to_guest},
     guest,
 };
+use nix::sys::signal::Signal;
 use serde_json::json;
-use std::{fs::File, process::Command};
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+};
 
 #[test]
 fn r087_rule_15_a_disc_grows_under_its_guest() {
@@ -84,6 +90,64 @@ fn r089_a_cd_goes_in_and_out_of_a_running_machine() {
         bench.update("1", json!({"cdrom_url": null})).await.unwrap();
         assert_eq!(bench.updated("vm.1").await, json!({"cdrom_url": null}));
         bench.remove("1", "done").await.unwrap();
+    });
+}
+
+/// An authority, a server's certificate for the name `tails`, and a client's, as qemu looks for them in a folder.
+fn make_certificates(folder: &Path) {
+    let script = r#"
+        new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+        openssl req -x509 $new -days 2 -subj "/CN=authority" -keyout ca-key.pem -out ca-cert.pem
+        for who in server client; do
+            openssl req $new -subj "/CN=$who" -addext "subjectAltName=DNS:tails" \
+                -addext "extendedKeyUsage=${who}Auth" -keyout $who-key.pem -out $who.csr
+            openssl x509 -req -in $who.csr -CA ca-cert.pem -CAkey ca-key.pem -copy_extensions copy -days 2 \
+                -out $who-cert.pem
+        done
+    "#;
+    let done = Command::new("sh").args(["-euc", script]).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn discs_are_reached_through_tls_and_no_others_are() {
+    in_namespace(async || {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make_certificates(ours.path());
+        make_certificates(theirs.path());
+        let mut bench = Bench::new().await;
+        let mut disc = Disc::new(&bench, "k").await;
+        let in_the_clear = Disc::new(&bench, "k").await;
+        disc.secure(ours.path()).await;
+        // The keys are the head's own.
+        for name in ["client-key.pem", "client-cert.pem", "ca-cert.pem"] {
+            fs::set_permissions(ours.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        assert_eq!(bench.create("1", &machine(&disc)).await.unwrap_err().error, "disc-unreachable", "without TLS");
+        for (folder, hostname) in [(theirs.path(), "tails"), (ours.path(), "others"), (ours.path(), "tails")] {
+            bench.end_head(Signal::SIGTERM).await;
+            bench.tables = format!("[disc_tls]\nfolder = \"{}\"\nhostname = \"{hostname}\"", folder.display());
+            bench.start_head().await;
+            if (folder, hostname) != (ours.path(), "tails") {
+                assert_eq!(bench.create("1", &machine(&disc)).await.unwrap_err().error, "disc-unreachable");
+            }
+        }
+        assert_eq!(bench.create("1", &machine(&in_the_clear)).await.unwrap_err().error, "disc-unreachable");
+        bench.create("1", &machine(&disc)).await.unwrap();
+        let mut serial = bench.serial("1").await;
+        guest_runs(&mut serial).await;
+        let left: Vec<_> =
+            fs::read_dir(bench.run_path("vm-1")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name == "tls"), "the key is not left lying about: {left:?}");
+        // qemu needs no file to come back.
+        disc.take_away();
+        type_to_guest(&mut serial, guest::READ).await;
+        disc.serve().await;
+        hear_from_guest(&mut serial).await;
+        let pid = bench.pid_of("1");
+        bench.remove("1", "done").await.unwrap();
+        bench.destroyed("1").await;
+        bench.assert_nothing_left("1", Some(pid)).await;
     });
 }
 
