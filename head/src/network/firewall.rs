@@ -44,6 +44,9 @@ pub enum FirewallError {
 /// `nft` works on the kernel's tables only; it waits for nothing but the lock on them.
 const NFT_DEADLINE: Duration = Duration::from_secs(20);
 
+/// The family of the table when it kept machines off discs only.
+const FORMER_FAMILY: &str = "ip6";
+
 /// Of what nft complains of.
 const COMPLAINT_CHARS_MAX: usize = 300;
 
@@ -92,7 +95,25 @@ impl Firewall {
         let permits = machines.flat_map(|(uid, discs)| self.fence.permits(uid, discs)).collect();
         let mut wanted = self.wanted.lock().await;
         *wanted = Some(permits);
-        self.apply(wanted.as_ref()).await
+        self.apply(wanted.as_ref()).await?;
+        if self.works
+            && let Err(error) = self.forget_former().await
+        {
+            let cause = error.to_string();
+            tracing::warn!(cause, "cannot delete the table that an earlier version of this program has left");
+        }
+        Ok(())
+    }
+
+    /// Deletes the table that earlier versions had: it lets machines of their time through, and no others. The one
+    /// that takes its place is up.
+    async fn forget_former(&self) -> Result<(), FirewallError> {
+        if self.has_table(FORMER_FAMILY).await? {
+            let table = self.fence.table();
+            self.nft("delete", &["delete", "table", FORMER_FAMILY, &table], String::new()).await?;
+            tracing::info!(table, "deleted the table that an earlier version had left");
+        }
+        Ok(())
     }
 
     /// Lets a machine reach its own discs.
@@ -146,14 +167,20 @@ impl Firewall {
     }
 
     async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
-        let name = self.fence.table();
-        let tables = self.list("tables", &["-nj", "list", "tables", "inet"]).await?;
-        let rows = tables["nftables"].as_array().ok_or(FirewallError::Answer("tables"))?;
-        if !rows.iter().any(|row| row["table"]["name"] == name.as_str()) {
+        if !self.has_table("inet").await? {
             return Ok(None);
         }
+        let name = self.fence.table();
         let table = self.list("the table", &["-nj", "list", "table", "inet", &name]).await?;
         Observed::read(&table).map(Some).ok_or(FirewallError::Answer("the table"))
+    }
+
+    /// True when there is a table of this head's name in a family.
+    async fn has_table(&self, family: &str) -> Result<bool, FirewallError> {
+        let name = self.fence.table();
+        let tables = self.list("tables", &["-nj", "list", "tables", family]).await?;
+        let rows = tables["nftables"].as_array().ok_or(FirewallError::Answer("tables"))?;
+        Ok(rows.iter().any(|row| row["table"]["name"] == name.as_str()))
     }
 
     async fn list(&self, what: &'static str, arguments: &[&str]) -> Result<Value, FirewallError> {

@@ -43,6 +43,19 @@ fn runs(uid: u32, script: &str) -> bool {
 }
 
 #[test]
+fn rule_6_the_table_of_an_earlier_version_goes_when_the_new_one_is_up() {
+    in_namespace(async || {
+        let (former, other) = (format!("ip6 bigv_head_{FIRST_UID}"), "ip6 bigv_head_1");
+        nft(&format!("add table {former}"));
+        nft(&format!("add table {other}"));
+        let _bench = Bench::new().await;
+        let gone = eventually("the table goes", || (!nft("list tables").contains(&former)).then(|| nft("list tables")));
+        let left = gone.await;
+        assert!(left.contains(&format!("inet bigv_head_{FIRST_UID}")) && left.contains(other), "{left}");
+    });
+}
+
+#[test]
 fn rule_6_a_machine_reaches_its_own_discs_only() {
     in_namespace(async || {
         addresses();
