@@ -12,6 +12,9 @@ use tokio::sync::Semaphore;
 /// Hashes computed at the same time: each takes 19 MiB and some 30 ms of a core, and logins must
 /// leave cores for the rest of the brain.
 const HASHES_AT_ONCE_MAX: usize = 2;
+/// New passwords that wait to be hashed, or are: half a second of the hasher's work. Anybody may sign up, and who logs in
+/// waits for the same turns.
+const NEW_AT_ONCE_MAX: usize = 32;
 /// How long a login may wait for its turn.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Fewest characters of a new password.
@@ -25,6 +28,9 @@ pub enum PasswordError {
     /// Too many others are waiting.
     #[error("too many logins at once: try again in a moment")]
     Busy,
+    /// Too many others have new passwords.
+    #[error("too many requests: try again in a moment")]
+    TooManyNew,
     /// The computation failed: no memory, or no random bytes.
     #[error("a password could not be hashed: {0}")]
     Failed(String),
@@ -34,11 +40,13 @@ pub enum PasswordError {
 #[derive(Clone, Debug)]
 pub struct Passwords {
     turns: Arc<Semaphore>,
+    /// Places for those with a new password.
+    new: Arc<Semaphore>,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)) }
+        Self { turns: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)), new: Arc::new(Semaphore::new(NEW_AT_ONCE_MAX)) }
     }
 }
 
@@ -46,8 +54,9 @@ impl Passwords {
     /// The hash of a new password, as a PHC string.
     ///
     /// # Errors
-    /// When too many wait, or the computation fails.
+    /// At once when too many have new passwords; when too many wait, or the computation fails.
     pub async fn hash(&self, password: &Secret) -> Result<String, PasswordError> {
+        let _place = self.new.try_acquire().map_err(|_| PasswordError::TooManyNew)?;
         let password = password.clone();
         let hashed = move || Argon2::default().hash_password(password.reveal().as_bytes());
         let _turn = self.turn().await?;
@@ -133,6 +142,28 @@ mod tests {
         assert_eq!(passwords.check(None, &right, open).await.unwrap(), Ok(false));
         assert_eq!(passwords.check(Some("x".into()), &right, open).await.unwrap(), Ok(false));
         assert_eq!(passwords.check(Some(hash.clone()), &right, || Some(3)).await.unwrap(), Err(3));
+    }
+
+    #[tokio::test]
+    async fn new_passwords_do_not_queue_without_end_and_logins_are_not_turned_away_for_them() {
+        let passwords = Passwords::default();
+        let held = passwords.turns.acquire_many(HASHES_AT_ONCE_MAX as u32).await.unwrap();
+        let new = || {
+            let passwords = passwords.clone();
+            tokio::spawn(async move { passwords.hash(&Secret::new("correct horse")).await })
+        };
+        let waiting: Vec<_> = (0..NEW_AT_ONCE_MAX).map(|_| new()).collect();
+        while passwords.new.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(new().await.unwrap(), Err(PasswordError::TooManyNew)));
+        drop(held);
+        let open = || None::<()>;
+        assert_eq!(passwords.check(None, &Secret::new("wrong"), open).await.unwrap(), Ok(false));
+        for hash in waiting {
+            assert!(hash.await.unwrap().is_ok());
+        }
+        assert!(new().await.unwrap().is_ok(), "there is room again");
     }
 
     #[test]

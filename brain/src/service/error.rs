@@ -49,7 +49,7 @@ impl From<tokio_postgres::Error> for ServiceError {
 impl From<PasswordError> for ServiceError {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Busy => Self::Unavailable(error.to_string()),
+            PasswordError::Busy | PasswordError::TooManyNew => Self::Unavailable(error.to_string()),
             PasswordError::Failed(_) => Self::Internal(error.to_string()),
         }
     }
