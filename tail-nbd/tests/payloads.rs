@@ -147,3 +147,28 @@ fn who_leaves_in_the_middle_of_a_payload_is_closed() {
     tail.wait_for(disc.number, "all are gone", |status| status.clients.is_empty());
     assert!(disc.connect().read(0, 64 << 10) == pattern(1, 64 << 10), "nothing of it was written");
 }
+
+/// The protocol lets a server carry out overlapping writes in any order; this one has always kept to the order in which they came.
+#[test]
+fn what_a_client_writes_later_stays_though_it_did_not_wait() {
+    let tail = Tail::start(1);
+    let disc = tail.serve(1, 8 * MIB);
+    let mut peer = warmed(&disc);
+    let (mut bytes, mut wanted) = (vec![], pattern(1, 64 << 10));
+    wanted.resize(512 << 10, 0);
+    for round in 0..300u64 {
+        // A large one behind another goes by reference, and has small ones in buffers before and behind it.
+        let length = [4096, 512, 4096, 128 << 10, 100_001, 33_000, 4096][round as usize % 7];
+        let offset = round * 7919 * 512 % (200 << 10);
+        let payload = pattern(round + 2, length);
+        bytes.extend_from_slice(&write_request(&mut peer, round, offset, length as u64));
+        bytes.extend_from_slice(&payload);
+        wanted[offset as usize..][..length].copy_from_slice(&payload);
+    }
+    peer.socket.write_all(&bytes).unwrap();
+    for _ in 0..300 {
+        assert_eq!(peer.next().expect("an answer").error(), 0);
+    }
+    let read = peer.read(0, 512 << 10);
+    assert_eq!(read.iter().zip(&wanted).position(|(read, wanted)| read != wanted), None);
+}

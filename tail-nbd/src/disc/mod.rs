@@ -66,6 +66,9 @@ pub struct Disc {
     /// Operations in the kernel that change its file. They may hold the lock of the file while they wait for the device,
     /// and whoever looks for holes takes it.
     pub changes_count: u32,
+    /// Where those of them write that have their payload in pipes. The kernel does not keep these in the order in which they
+    /// were submitted, as it does with the others, so a change that overlaps one of them starts when that is over.
+    pub referred: Vec<ByteRange>,
     /// What its file is read and written in, past the page cache, in bytes; none when it goes through it.
     pub block_bytes: Option<u64>,
     /// Changes past the page cache.
@@ -190,6 +193,20 @@ impl Disc {
     /// The blocks of a range, when they are read and written as a whole.
     pub fn blocks_of(&self, range: ByteRange) -> Option<ByteRange> {
         self.block_bytes.map(|block_bytes| range.widened_to(block_bytes))
+    }
+
+    /// True when the payload of the next write may go to the file by reference: see [`Disc::referred`].
+    pub fn may_refer(&self) -> bool {
+        let all_referred = self.changes_count as usize == self.referred.len();
+        self.io == IoMode::Cached && self.brake.is_none() && all_referred
+    }
+
+    /// A write of a range whose payload was in a pipe is over, but for `rest`.
+    pub fn handle_referred(&mut self, range: ByteRange, rest: Option<ByteRange>) {
+        if let Some(place) = self.referred.iter().position(|referred| *referred == range) {
+            self.referred.swap_remove(place);
+        }
+        self.referred.extend(rest);
     }
 
     /// True when all of a range is in the page cache. Ranges that no pipe holds count as absent.

@@ -8,7 +8,6 @@ use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
 use crate::connection::{self, Connection, Transport};
 use crate::disc::extents::{self, Run};
-use crate::disc::mode::IoMode;
 use crate::disc::{Disc, State};
 use crate::error::Errno;
 use crate::limits::{
@@ -298,6 +297,14 @@ impl Shard {
             self.wait_for_turn(token);
             return false;
         }
+        if let Some(range) = transfer.range()
+            && matches!(request.command, Command::Write { .. } | Command::Trim { .. } | Command::WriteZeroes { .. })
+            && self.discs.get(disc).is_some_and(|disc| disc.referred.iter().any(|other| other.overlaps(range)))
+        {
+            connection.pending = Some(request);
+            self.wait_for_buffer(token);
+            return false;
+        }
         // What needs memory gets it before anything else happens.
         let part = matches!(request.command, Command::Read { .. })
             .then(|| Self::next_part(&mut self.discs, &transfer, connection.style()));
@@ -388,7 +395,7 @@ impl Shard {
             && arrived <= RECEIVE_AFTER_LARGE_BYTES as usize
             && !landing.copied
             && connection.transport == Transport::Clear
-            && self.discs.get(disc).is_some_and(|disc| disc.io == IoMode::Cached && disc.brake.is_none());
+            && self.discs.get(disc).is_some_and(Disc::may_refer);
         let pages = self.pipes.as_ref().filter(|_| by_reference).and_then(Pipes::take);
         if by_reference && pages.is_none() && self.pipes.as_ref().is_some_and(Pipes::are_taken) {
             self.shortages.note(Limit::Pipes);

@@ -118,6 +118,7 @@ impl Shard {
             own_address: open.own_address.to_canonical(),
             barrier: Barrier::new(open.sync_failed.then_some(Errno(libc::EIO))),
             changes_count: 0,
+            referred: Vec::new(),
             block_bytes: None,
             locks: Locks::default(),
             sparse: Sparse::default(),

@@ -88,7 +88,10 @@ impl Shard {
                 Some(blocks) => return self.submit_change(id, buffer, range, blocks),
                 None => Op::Write { file, buffer, start: 0, range },
             },
-            Payload::Pages(pipe) => Op::WritePages { file, pipe, range },
+            Payload::Pages(pipe) => {
+                disc.referred.push(range);
+                Op::WritePages { file, pipe, range }
+            }
         };
         disc.changes_count += 1;
         self.outbox.push_back((Owner::Transfer(id), op));
@@ -220,6 +223,9 @@ impl Shard {
             }
             Op::WritePages { file, mut pipe, range } => {
                 pipe.handle_taken(result.unwrap_or(0) as usize);
+                if let Some(disc) = self.discs.get_mut(transfer.disc) {
+                    disc.handle_referred(range, progress(result, range).rest());
+                }
                 self.handle_written(id, progress(result, range), |rest| Op::WritePages { file, pipe, range: rest });
             }
             op => match transfer.handle_result(&op, result) {
@@ -469,6 +475,15 @@ enum Progress {
     Done,
     Rest(ByteRange),
     Failed(Errno),
+}
+
+impl Progress {
+    fn rest(&self) -> Option<ByteRange> {
+        match self {
+            Self::Rest(rest) => Some(*rest),
+            Self::Done | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// The one rule for short reads and writes: go on with the rest; no byte at all is an error, since a disc's file
