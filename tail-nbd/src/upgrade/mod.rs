@@ -73,8 +73,8 @@ pub const UNCARRIED_PAUSE: Duration = Duration::from_millis(20);
 /// How long the operations in flight may take to end while the clients wait.
 pub const FREEZE_DEADLINE: Duration = Duration::from_millis(60);
 
-/// How often it is tried to freeze all discs: a slow flush is over some time.
-pub const FREEZE_TRIES: u32 = 25;
+/// How often it is tried to freeze all discs: a slow flush is over some time. With the pauses it is some 26 seconds.
+pub const FREEZE_TRIES: u32 = 100;
 
 /// How long the discs go on between two tries.
 pub const FREEZE_PAUSE: Duration = Duration::from_millis(200);
