@@ -375,25 +375,9 @@ pub(super) mod tests {
         owner: Ownership,
         phase: Option<MigrationPhase>,
     ) {
-        let own = phase.map(|phase| MigrationReport {
-            id: work.discs[0].moving.as_ref().unwrap().id,
-            role: MigrationRole::Source,
-            peer: "tail2".parse().unwrap(),
-            generation: Generation(2),
-            phase,
-            pass: 1,
-            bytes_copied: 0,
-            bytes_left: 0,
-            dirtied_bytes_per_s: None,
-            expected_pause_ms: None,
-            pause_ms: None,
-            verified_percent: None,
-            verified_bytes: 0,
-            mismatched_bytes: 0,
-            allocation_equal: None,
-            waiting: None,
-            error: None,
-        });
+        let id = work.discs[0].moving.as_ref().unwrap().id;
+        let begun = MigrationReport::begun(id, MigrationRole::Source, "tail2".parse().unwrap(), Generation(2));
+        let own = phase.map(|phase| MigrationReport { phase, pass: 1, ..begun });
         let source = DiscReport { owner, migration: own, ..report(&work.discs[0]) };
         observed.discs.insert(DISC, SeenDisc::Report(source));
     }

@@ -128,23 +128,10 @@ fn received(order: &DiscOrder) -> DiscReport {
 
 fn migration(order: &MigrationOrder) -> MigrationReport {
     MigrationReport {
-        id: order.id,
-        role: MigrationRole::Source,
-        peer: order.target.clone(),
-        generation: order.generation,
         phase: MigrationPhase::Copying,
         pass: 1,
-        bytes_copied: 0,
         bytes_left: 1,
-        dirtied_bytes_per_s: None,
-        expected_pause_ms: None,
-        pause_ms: None,
-        verified_percent: None,
-        verified_bytes: 0,
-        mismatched_bytes: 0,
-        allocation_equal: None,
-        waiting: None,
-        error: None,
+        ..MigrationReport::begun(order.id, MigrationRole::Source, order.target.clone(), order.generation)
     }
 }
 

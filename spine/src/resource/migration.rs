@@ -182,6 +182,31 @@ pub struct MigrationReport {
     pub error: Option<MigrationError>,
 }
 
+impl MigrationReport {
+    /// Of a move of which nothing is done yet.
+    pub fn begun(id: MigrationId, role: MigrationRole, peer: NodeName, generation: Generation) -> Self {
+        Self {
+            id,
+            role,
+            peer,
+            generation,
+            phase: MigrationPhase::Connecting,
+            pass: 0,
+            bytes_copied: 0,
+            bytes_left: 0,
+            dirtied_bytes_per_s: None,
+            expected_pause_ms: None,
+            pause_ms: None,
+            verified_percent: None,
+            verified_bytes: 0,
+            mismatched_bytes: 0,
+            allocation_equal: None,
+            waiting: None,
+            error: None,
+        }
+    }
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

@@ -149,23 +149,5 @@ pub(super) fn moved(name: &DiscName, held: &Held) -> Option<Refusal> {
 }
 
 fn report_of(order: &MigrationOrder) -> MigrationReport {
-    MigrationReport {
-        id: order.id,
-        role: MigrationRole::Source,
-        peer: order.target.clone(),
-        generation: order.generation,
-        phase: MigrationPhase::Connecting,
-        pass: 0,
-        bytes_copied: 0,
-        bytes_left: 0,
-        dirtied_bytes_per_s: None,
-        expected_pause_ms: None,
-        pause_ms: None,
-        verified_percent: None,
-        verified_bytes: 0,
-        mismatched_bytes: 0,
-        allocation_equal: None,
-        waiting: None,
-        error: None,
-    }
+    MigrationReport::begun(order.id, MigrationRole::Source, order.target.clone(), order.generation)
 }

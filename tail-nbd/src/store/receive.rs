@@ -467,25 +467,7 @@ fn check_hello(record: &Record, hello: &Hello, link: &Link, peer: IpAddr) -> Res
 
 /// What there is to say of a disc that is expected.
 pub(super) fn moving_of(incoming: &IncomingOrder, generation: spine::id::Generation) -> Moving {
-    let report = MigrationReport {
-        id: incoming.id,
-        role: MigrationRole::Target,
-        peer: incoming.source.clone(),
-        generation,
-        phase: MigrationPhase::Connecting,
-        pass: 0,
-        bytes_copied: 0,
-        bytes_left: 0,
-        dirtied_bytes_per_s: None,
-        expected_pause_ms: None,
-        pause_ms: None,
-        verified_percent: None,
-        verified_bytes: 0,
-        mismatched_bytes: 0,
-        allocation_equal: None,
-        waiting: None,
-        error: None,
-    };
+    let report = MigrationReport::begun(incoming.id, MigrationRole::Target, incoming.source.clone(), generation);
     let ended = watch::channel(true).1;
     Moving { report, progress: None, eta_s: None, speed_mb_per_s: None, cancel: Cancel::default(), ended }
 }
