@@ -2,7 +2,7 @@
 //! right and then becomes qemu.
 //!
 //! A closure between fork and exec would have to be `unsafe`, and would run in a copy of a process with
-//! threads; a fresh process has neither trouble. It opens no file: 0, 1 and 2 are what qemu gets.
+//! threads; a fresh process has neither trouble. It opens no file: 0, 1, 2 and 3 are what qemu gets.
 
 use nix::{
     mount::{MsFlags, mount},

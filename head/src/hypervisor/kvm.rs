@@ -105,6 +105,7 @@ async fn run(bench: &Bench<'_>, accelerator: Accelerator, sector: &Path, log: &P
         arguments: &arguments,
         stdin: None,
         stdout: None,
+        connection: None,
         log: File::create(log)?,
     })?;
     match timeout(KVM_PROOF_DEADLINE, qemu.wait()).await {

@@ -70,7 +70,14 @@ impl Monitor {
     /// # Errors
     /// When that is not done by the deadline.
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, MonitorError> {
-        let stream = UnixStream::connect(socket).await.map_err(MonitorError::Connect)?;
+        Self::over(UnixStream::connect(socket).await.map_err(MonitorError::Connect)?, deadline).await
+    }
+
+    /// Shakes hands over a connection.
+    ///
+    /// # Errors
+    /// When that is not done by the deadline.
+    pub async fn over(stream: UnixStream, deadline: Duration) -> Result<Self, MonitorError> {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (reporter, ending) = watch::channel(Ending::default());
         let connection = Connection { stream, session: Session::default(), asked: HashMap::new(), reporter };

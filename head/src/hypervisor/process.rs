@@ -3,6 +3,7 @@
 
 use super::exec::Identity;
 use crate::limits::LOG_BYTES_MAX;
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
@@ -36,6 +37,8 @@ pub struct Launch<'a> {
     pub stdin: Option<OwnedFd>,
     /// Its descriptor 1.
     pub stdout: Option<OwnedFd>,
+    /// Its descriptor 3.
+    pub connection: Option<OwnedFd>,
     /// Its descriptor 2, opened for appending.
     pub log: File,
 }
@@ -102,6 +105,8 @@ impl Qemu {
         // Nothing of the supervisor's environment concerns a guest.
         command.env_clear().env("PATH", PATH).current_dir("/");
         command.stdin(pipe(launch.stdin)).stdout(pipe(launch.stdout)).stderr(launch.log);
+        let connection = launch.connection.map(|parent_fd| FdMapping { parent_fd, child_fd: 3 });
+        command.fd_mappings(connection.into_iter().collect()).map_err(io::Error::other)?;
         let mut child = command.spawn()?;
         let watched = i32::try_from(child.id()).map_err(|_| Errno::SRCH.into()).and_then(|pid| {
             let pidfd = open_pidfd(pid)?;

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{net::UnixStream, time::timeout};
 
 /// A machine that this head is to run.
 #[derive(Clone, Debug)]
@@ -135,9 +135,9 @@ pub async fn start(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), Star
     write_record(host, job, None, false)?;
     ensure(&host.taps(&job.spec, job.uid), &(job.uid..=job.uid)).await?;
     host.firewall.admit(job.uid, &job.spec.discs).await?;
-    spawn(host, job, parts)?;
+    let connection = spawn(host, job, parts)?;
     write_record(host, job, parts.qemu.as_ref().map(Qemu::mark), false)?;
-    match boot(host, job, parts).await {
+    match boot(host, job, parts, connection).await {
         Err(StartError::Qemu { source, .. }) => {
             let ending = how_it_ended(parts, &host.files.log(&job.id)).await;
             return Err(StartError::Qemu { source, ending });
@@ -164,7 +164,8 @@ pub fn write_record(host: &Host, job: &Job, mark: Option<Mark>, running: bool) -
     host.files.write(&record).map_err(io_error("keep the machine's record"))
 }
 
-fn spawn(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartError> {
+/// The connection to its monitor.
+fn spawn(host: &Host, job: &Job, parts: &mut Parts) -> Result<UnixStream, StartError> {
     let directory = host.files.directory(&job.id);
     fs::DirBuilder::new().mode(0o700).create(&directory).map_err(io_error("make the machine's directory"))?;
     chown(&directory, Some(job.uid), Some(job.uid)).map_err(io_error("give the machine its directory"))?;
@@ -172,6 +173,12 @@ fn spawn(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartError> {
     let mut options = fs::OpenOptions::new();
     let log = options.create(true).append(true).mode(0o600).open(log).map_err(io_error("open the machine's log"))?;
     let arguments = arguments(&job.spec, &host.place(&job.id, &job.spec, job.uid));
+    let connect = || {
+        let (ours, qemus) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        io::Result::Ok((UnixStream::from_std(ours)?, qemus))
+    };
+    let (connection, qemus) = connect().map_err(io_error("make the connection to the monitor"))?;
     let qemu = Qemu::spawn(Launch {
         helper: &host.helper,
         identity: host.identity(&job.spec, job.uid),
@@ -179,10 +186,11 @@ fn spawn(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartError> {
         arguments: &arguments,
         stdin: Some(listen(&host.files.monitor(&job.id)).map_err(io_error("listen for the monitor"))?),
         stdout: Some(listen(&host.files.serial(&job.id)).map_err(io_error("listen for the serial port"))?),
+        connection: Some(qemus.into()),
         log,
     });
     parts.qemu = Some(qemu.map_err(io_error("start qemu"))?);
-    Ok(())
+    Ok(connection)
 }
 
 /// A unix socket that only root can connect to.
@@ -196,9 +204,9 @@ fn listen(path: &Path) -> io::Result<OwnedFd> {
 const DEVICES_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Over the monitor: discs, devices, CD, console, and only then the guest.
-async fn boot(host: &Host, job: &Job, parts: &mut Parts) -> Result<(), StartError> {
+async fn boot(host: &Host, job: &Job, parts: &mut Parts, connection: UnixStream) -> Result<(), StartError> {
     let failed = |source| StartError::Qemu { source, ending: String::new() };
-    let monitor = Monitor::connect(&host.files.monitor(&job.id), DEVICES_DEADLINE).await.map_err(failed)?;
+    let monitor = Monitor::over(connection, DEVICES_DEADLINE).await.map_err(failed)?;
     parts.monitor = Some(monitor.clone());
     open_discs(host, job, &monitor).await?;
     monitor.execute("x-exit-preconfig", json!({}), DEVICES_DEADLINE).await.map_err(failed)?;
