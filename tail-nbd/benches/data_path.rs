@@ -209,6 +209,7 @@ impl Desk {
                 sent_bytes += if matches!(op, Op::Transmit { .. }) { count } else { 0 };
                 self.done.push(Completion { owner, op, result: Ok(count as u32), socket: None, received: None });
             }
+            self.engine.end(Instant::default());
             if self.done.is_empty() {
                 return sent_bytes;
             }

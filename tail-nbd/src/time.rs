@@ -32,6 +32,11 @@ impl Instant {
     pub fn since(self, earlier: Self) -> core::time::Duration {
         core::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The same in whole microseconds.
+    pub fn microseconds_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1000
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +51,8 @@ mod tests {
         assert_eq!(start.rounded_up_to_seconds(), start);
         assert_eq!(Instant::from_nanoseconds(1).rounded_up_to_seconds(), start.plus_seconds(1));
         assert_eq!(Instant::from_nanoseconds(u64::MAX).rounded_up_to_seconds(), Instant::from_nanoseconds(u64::MAX));
+        assert_eq!(Instant::from_nanoseconds(7_999).microseconds_since(start.plus_seconds(0)), 7);
+        assert_eq!(start.microseconds_since(start.plus_seconds(1)), 0);
         assert_eq!(start.plus_seconds(u64::MAX).plus_seconds(1), Instant::from_nanoseconds(u64::MAX));
     }
 }

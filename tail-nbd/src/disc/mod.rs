@@ -25,7 +25,7 @@ use crate::buffer::Holder;
 use crate::geometry::{ByteRange, DiscSize};
 use crate::limits::PIPE_BYTES;
 use crate::mailbox::Reply;
-use crate::metrics::DiscCounters;
+use crate::metrics::{AtOnce, DiscCounters};
 use crate::ring::op::Handle;
 use crate::ring::slots::Token;
 use crate::ring::uring::Window;
@@ -101,6 +101,8 @@ pub struct Disc {
     pub is_file: bool,
     /// Totals for the operator.
     pub counters: DiscCounters,
+    /// Answers of the turn that is under way whose latency is not in the totals yet.
+    pub at_once: AtOnce,
 }
 
 /// Who changes blocks past the page cache.

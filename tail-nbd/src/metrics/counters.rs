@@ -5,7 +5,9 @@ use crate::nbd::wire::Error;
 use serde::{Deserialize, Serialize};
 
 /// Totals since the disc was opened. A latency is from when the request had arrived (a write: its header) until its
-/// answer was ready to be sent, in microseconds; it has one number for each answer without an error.
+/// answer was ready to be sent, in microseconds; it has one number for each answer without an error. The shard's clock
+/// stands still during a turn: what took longer than one is told to a turn, and what did not took the whole turn, since
+/// its answer leaves at the end ([`AtOnce`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiscCounters {
@@ -37,6 +39,58 @@ pub struct DiscCounters {
     pub refused_count: u64,
     /// Clients cut off because they did not take their replies.
     pub deaf_count: u64,
+}
+
+/// What can be said of a request by how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timed {
+    /// READ.
+    Read,
+    /// WRITE.
+    Write,
+    /// TRIM and WRITE_ZEROES.
+    Zero,
+    /// FLUSH.
+    Flush,
+}
+
+impl DiscCounters {
+    /// The latencies of such requests.
+    pub fn latency_us(&mut self, of: Timed) -> &mut Histogram {
+        match of {
+            Timed::Read => &mut self.read_latency_us,
+            Timed::Write => &mut self.write_latency_us,
+            Timed::Zero => &mut self.zero_latency_us,
+            Timed::Flush => &mut self.flush_latency_us,
+        }
+    }
+}
+
+/// Requests that were answered in the turn in which they arrived, and whose latency is known when it is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtOnce([u64; 4]);
+
+impl AtOnce {
+    const KINDS: [Timed; 4] = [Timed::Read, Timed::Write, Timed::Zero, Timed::Flush];
+
+    /// Counts one.
+    pub fn record(&mut self, of: Timed) {
+        self.0[of as usize] += 1;
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The turn is over, and took so long: all of them did.
+    pub fn settle(&mut self, took_us: u64, counters: &mut DiscCounters) {
+        for (of, count) in Self::KINDS.into_iter().zip(std::mem::take(&mut self.0)) {
+            if count > 0 {
+                counters.latency_us(of).record_times(took_us, count);
+            }
+        }
+    }
 }
 
 /// Errors by what the client was told.
@@ -75,6 +129,19 @@ impl ErrorCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_answered_at_once_took_the_turn() {
+        let (mut at_once, mut counters) = (AtOnce::default(), DiscCounters::default());
+        counters.read_latency_us.record(1000);
+        AtOnce::KINDS.into_iter().chain([Timed::Read]).for_each(|of| at_once.record(of));
+        assert!(!at_once.is_empty());
+        at_once.settle(30, &mut counters);
+        at_once.settle(99, &mut counters);
+        assert!(at_once.is_empty());
+        let mut told = |of| (counters.latency_us(of).count(), counters.latency_us(of).sum());
+        assert_eq!(AtOnce::KINDS.map(&mut told), [(3, 1060), (1, 30), (1, 30), (1, 30)]);
+    }
 
     #[test]
     fn each_error_is_counted_by_its_name() {

@@ -16,9 +16,14 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one number.
     pub fn record(&mut self, number: u64) {
+        self.record_times(number, 1);
+    }
+
+    /// Counts a number that was seen so many times.
+    pub fn record_times(&mut self, number: u64, count: u64) {
         let magnitude = (u64::BITS - number.saturating_sub(1).leading_zeros()) as usize;
-        self.buckets[magnitude.min(BUCKETS_COUNT - 1)] += 1;
-        self.sum = self.sum.saturating_add(number);
+        self.buckets[magnitude.min(BUCKETS_COUNT - 1)] += count;
+        self.sum = self.sum.saturating_add(number.saturating_mul(count));
     }
 
     /// How many numbers were counted.
@@ -79,7 +84,7 @@ mod tests {
     fn sums_and_shares_are_of_all_that_was_counted() {
         let (mut one, mut other) = (Histogram::default(), Histogram::default());
         assert_eq!(one.bound_of(0.5), None);
-        (0..99).for_each(|_| one.record(100));
+        one.record_times(100, 99);
         other.record(5000);
         one.add(&other);
         assert_eq!((one.count(), one.sum()), (100, 99 * 100 + 5000));

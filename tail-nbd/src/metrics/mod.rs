@@ -20,6 +20,6 @@ pub mod http;
 mod shortages;
 pub mod text;
 
-pub use counters::{DiscCounters, ErrorCounts};
+pub use counters::{AtOnce, DiscCounters, ErrorCounts, Timed};
 pub use histogram::{BUCKETS_COUNT, Histogram};
 pub use shortages::{Limit, Shortages};

@@ -26,10 +26,14 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(super) const DISC_BYTES: u64 = 1 << 20;
+
+/// How long each turn takes.
+const TURN: Duration = Duration::from_micros(7);
 
 /// A shard whose discs have one client each, let in already. All share one file and one socket, which nothing but
 /// `lseek` and `shutdown` is done with: 40,000 of each are more than a process may have open.
@@ -146,6 +150,7 @@ impl Crowd {
             }
             done.push(Completion { owner, op, result: Ok(count as u32), socket: None, received: None });
         }
+        self.engine.end(self.now.plus(TURN));
         done
     }
 
@@ -281,6 +286,23 @@ fn an_idle_disc_with_a_client_needs_little_memory_and_no_buffer() {
     assert_eq!(crowd.engine.census(), nothing_else);
     let bytes = size_of::<Disc>() + size_of::<Connection>() + size_of::<Op>();
     assert!(bytes <= 4096, "{bytes} bytes for a disc, its client, and what it waits with");
+}
+
+/// A read that the page cache answers at once is not told as if it had taken no time.
+#[test]
+fn a_latency_is_of_the_turn_or_of_the_turns_in_between() {
+    let mut crowd = Crowd::new(1, file());
+    let counters = |crowd: &Crowd| crowd.engine.shard.status().discs[0].counters;
+    let reads: Vec<u8> = std::iter::repeat_n(request(command_type::READ, 0, 4096), 3).flatten().collect();
+    crowd.send(0, &reads);
+    let read = counters(&crowd).read_latency_us;
+    assert_eq!((read.count(), read.sum()), (3, 3 * 7), "they were there in one turn");
+    let written = crowd.receive(0, &request(command_type::WRITE, 0, 4096));
+    let done = crowd.turn(vec![written], &mut Cost::default());
+    crowd.now = crowd.now.plus(Duration::from_micros(100));
+    crowd.run(done);
+    let write = counters(&crowd).write_latency_us;
+    assert_eq!((write.count(), write.sum()), (1, 100), "the next turn began so much later");
 }
 
 #[test]

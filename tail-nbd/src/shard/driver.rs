@@ -109,6 +109,7 @@ impl Driver {
 
     fn wait(&mut self) -> io::Result<()> {
         let silent_since = std::time::Instant::now();
+        self.engine.end(self.instant(silent_since));
         if let Some(limit) = self.linger.limit()
             && self.engine.waits_for_clients_only()
         {
@@ -150,7 +151,12 @@ impl Driver {
     }
 
     fn now(&self) -> Instant {
-        Instant::from_nanoseconds(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.instant(std::time::Instant::now())
+    }
+
+    /// A moment by the shard's clock.
+    fn instant(&self, moment: std::time::Instant) -> Instant {
+        Instant::from_nanoseconds(u64::try_from((moment - self.start).as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// How long the kernel may let us sleep.

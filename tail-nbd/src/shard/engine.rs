@@ -1,7 +1,7 @@
 //! A turn of the loop without a ring: what the kernel's driver, the simulation and the benchmarks share.
 //!
 //! In each turn, in this order: [`Engine::begin`], [`Engine::apply`] for each completion and [`Engine::deliver`] for
-//! each letter, [`Engine::maintain`], then [`Engine::next_op`] until it has none.
+//! each letter, [`Engine::maintain`], then [`Engine::next_op`] until it has none, and [`Engine::end`].
 
 use super::handle::{Patience, ShardEvent};
 use super::owner::{Shard, Work};
@@ -85,6 +85,11 @@ impl Engine {
     /// The next operation to be submitted.
     pub fn next_op(&mut self) -> Option<(Owner, Op)> {
         self.shard.outbox.pop_front()
+    }
+
+    /// The turn is over: its operations are submitted, or will be next.
+    pub fn end(&mut self, now: Instant) {
+        self.shard.end(now);
     }
 
     /// The ring is full: the operation comes first in the next turn.

@@ -15,7 +15,7 @@ use crate::error::Errno;
 use crate::geometry::DiscSize;
 use crate::jobs::import::next_extent;
 use crate::mailbox::{Letter, Reply};
-use crate::metrics::DiscCounters;
+use crate::metrics::{AtOnce, DiscCounters};
 use crate::ring::op::{Op, Owner};
 use crate::ring::slots::Token;
 use spine::id::DiscNumber;
@@ -135,6 +135,7 @@ impl Shard {
             warmth: Warmth::default(),
             is_file,
             counters: DiscCounters::default(),
+            at_once: AtOnce::default(),
         };
         if !disc.is_frozen() {
             disc.set_mode();

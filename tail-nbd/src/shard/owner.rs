@@ -57,6 +57,8 @@ pub(super) struct Shard {
     starved: Vec<Token>,
     /// Connections to be looked at in this turn.
     touched: Vec<Token>,
+    /// Discs that have answered requests in the turn in which they arrived.
+    pub(super) at_once: Vec<Token>,
     /// Discs that have a brake.
     pub(super) braked: Vec<Token>,
     /// Discs that are being frozen.
@@ -122,6 +124,7 @@ impl Shard {
             waiting: VecDeque::new(),
             starved: Vec::new(),
             touched: Vec::new(),
+            at_once: Vec::new(),
             braked: Vec::new(),
             freezing: Vec::new(),
             freezing_all: None,
@@ -158,6 +161,16 @@ impl Shard {
         self.hurried = false;
         if self.completions_count > 0 {
             self.completions_per_turn.record(std::mem::take(&mut self.completions_count));
+        }
+    }
+
+    /// The turn is over: what was answered in it leaves now.
+    pub(super) fn end(&mut self, now: Instant) {
+        let took_us = now.microseconds_since(self.now);
+        for token in self.at_once.drain(..) {
+            if let Some(disc) = self.discs.get_mut(token) {
+                disc.at_once.settle(took_us, &mut disc.counters);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::disc::{self, Disc, Locker};
 use crate::error::Errno;
 use crate::geometry::ByteRange;
 use crate::limits::{PAGES_BYTES_MIN, PIECE_BYTES, PIPE_BYTES};
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Timed};
 use crate::nbd::offer::Style;
 use crate::nbd::reply;
 use crate::nbd::request::Command;
@@ -342,26 +342,38 @@ impl Shard {
         let Some(transfer) = self.transfers.remove(id) else { return };
         if let Some(disc) = self.discs.get_mut(transfer.disc) {
             let (counters, bytes) = (&mut disc.counters, transfer.range().map_or(0, ByteRange::length));
-            let took_us = u64::try_from(self.now.since(transfer.since).as_micros()).unwrap_or(u64::MAX);
-            match (transfer.error, transfer.request.command) {
-                _ if transfer.abandoned => {}
-                (Some(error), _) => counters.errors.record(error),
+            let timed = match (transfer.error, transfer.request.command) {
+                _ if transfer.abandoned => None,
+                (Some(error), _) => {
+                    counters.errors.record(error);
+                    None
+                }
                 (None, Command::Read { .. }) => {
-                    counters.read_latency_us.record(took_us);
                     counters.reads_count += 1;
                     counters.read_bytes += bytes;
+                    Some(Timed::Read)
                 }
                 (None, Command::Write { .. }) => {
-                    counters.write_latency_us.record(took_us);
                     counters.writes_count += 1;
                     counters.written_bytes += bytes;
+                    Some(Timed::Write)
                 }
                 (None, Command::Trim { .. } | Command::WriteZeroes { .. }) => {
-                    counters.zero_latency_us.record(took_us);
                     counters.zeroes_count += 1;
+                    Some(Timed::Zero)
                 }
-                (None, Command::Flush) => counters.flush_latency_us.record(took_us),
-                (None, Command::BlockStatus { .. } | Command::Cache(_)) => {}
+                (None, Command::Flush) => Some(Timed::Flush),
+                (None, Command::BlockStatus { .. } | Command::Cache(_)) => None,
+            };
+            match timed {
+                Some(of) if transfer.since == self.now => {
+                    if disc.at_once.is_empty() {
+                        self.at_once.push(transfer.disc);
+                    }
+                    disc.at_once.record(of);
+                }
+                Some(of) => counters.latency_us(of).record(self.now.microseconds_since(transfer.since)),
+                None => {}
             }
             counters.flushes_count += u64::from(transfer.wants_sync() && !transfer.abandoned);
         }

@@ -272,6 +272,7 @@ impl World {
             }
             self.ring.submit(owner, op, &self.network);
         }
+        engine.end(now);
         if engine.takes_cancels() {
             self.ring.cancel(|owner| engine.is_held(owner));
         }

@@ -245,6 +245,7 @@ impl Tail {
             }
             self.ring.submit(owner, op, &self.network);
         }
+        process.engine.end(now);
         if process.engine.takes_cancels() {
             self.ring.cancel(|owner| process.engine.is_held(owner));
         }
