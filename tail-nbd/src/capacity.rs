@@ -3,7 +3,7 @@
 //! A limit that is too low would show only when the thousandth client comes back after a restart, as a disc that does
 //! not answer. So each is named before that, with what it is, what is needed, and how it is raised.
 
-use crate::limits::{CONNECTIONS_MAX, DISCS_MAX};
+use crate::limits::{CONNECTIONS_MAX, DISCS_MAX, NEGOTIATING_MAX};
 use spine::{id::DiscNumber, resource::disc::DiscReport};
 use std::{collections::BTreeSet, fmt, fs, net::IpAddr};
 
@@ -14,11 +14,19 @@ const OPEN_FILES_PER_DISC: u64 = 5;
 /// Descriptors of the tail itself, and of clients that use more connections than one.
 const OPEN_FILES_SPARE: u64 = 1024;
 
+/// Descriptors of one file of the stand-alone server: two of its data, and one client.
+const OPEN_FILES_PER_EXPORT: u64 = 3;
+
+/// Descriptors of the stand-alone server itself, where every file has one client and the door is full.
+const OPEN_FILES_AT_THE_DOOR: u64 = 64 + NEGOTIATING_MAX as u64;
+
 /// Entries of the neighbour table that the machine needs besides the tail's clients.
 const NEIGHBOURS_SPARE: u64 = 128;
 
 /// The kernel's bound on IPv6 neighbours; it is there in the first network namespace only, and counts for all.
 const NEIGHBOURS_FILE: &str = "/proc/sys/net/ipv6/neigh/default/gc_thresh3";
+
+const OPEN_FILES: &str = "the limit on open files (RLIMIT_NOFILE)";
 
 /// What a tail needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -83,7 +91,7 @@ impl Needs {
         let shortage = |limit, value, needed, advice| Shortage { limit, value, needed, advice };
         let all = [
             shortage(
-                "the limit on open files (RLIMIT_NOFILE)",
+                OPEN_FILES,
                 allowed.open_files_max,
                 open_files,
                 "discs or their clients will be refused; set LimitNOFILE= of the service, or ulimit -n",
@@ -109,6 +117,17 @@ impl Needs {
         ];
         all.into_iter().filter(|shortage| shortage.value < shortage.needed).collect()
     }
+}
+
+/// What the stand-alone server lacks for so many files; pure.
+pub fn exports_shortage(exports_count: usize, open_files_max: u64) -> Option<Shortage> {
+    let needed = OPEN_FILES_AT_THE_DOOR + OPEN_FILES_PER_EXPORT * exports_count as u64;
+    (open_files_max < needed).then_some(Shortage {
+        limit: OPEN_FILES,
+        value: open_files_max,
+        needed,
+        advice: "clients will wait to be let in; set LimitNOFILE= of the service, or ulimit -n",
+    })
 }
 
 impl Allowed {
@@ -156,6 +175,13 @@ mod tests {
         assert!(texts[0].contains("LimitNOFILE="), "{texts:?}");
         assert!(texts[1].contains("gc_thresh3") && texts[1].contains("228"), "{texts:?}");
         assert_eq!(texts.len(), 2);
+    }
+
+    #[test]
+    fn the_stand_alone_server_needs_less() {
+        assert_eq!(exports_shortage(1, 131), None);
+        let low = exports_shortage(2, 131).unwrap().to_string();
+        assert!(low.contains("RLIMIT_NOFILE) is 131, and at least 134 is needed"), "{low}");
     }
 
     #[test]

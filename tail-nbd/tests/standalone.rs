@@ -40,7 +40,11 @@ struct Server {
 
 impl Server {
     fn start(places: &[&str], arguments: &[&OsStr]) -> Self {
-        let mut command = Command::new(PROGRAM);
+        Self::start_by(Command::new(PROGRAM), places, arguments)
+    }
+
+    /// `command` runs the program, with what is added here.
+    fn start_by(mut command: Command, places: &[&str], arguments: &[&OsStr]) -> Self {
         command.arg("serve");
         for place in places {
             command.args(["--listen", place]);
@@ -253,6 +257,15 @@ fn what_cannot_be_served_is_said() {
 }
 
 #[test]
+fn a_limit_on_open_files_that_is_too_low_is_named_at_the_start() {
+    let folder = folder(&[("disc.img", 1)]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", PROGRAM]);
+    let mut server = Server::start_by(limited, &["127.0.0.1:0"], &[folder.path().join("disc.img").as_os_str()]);
+    assert_eq!(server.wait_for_log("open files (RLIMIT_NOFILE) is"), "64,");
+}
+
+#[test]
 fn an_ordered_stop_ends_clients_and_leaves_the_data() {
     let folder = folder(&[("disc.img", 4)]);
     let file: PathBuf = folder.path().join("disc.img");
@@ -365,7 +378,7 @@ fn prometheus_is_told_what_was_done() {
 fn fault14_who_is_silent_at_the_door_is_limited_in_number() {
     let folder = folder(&[("disc.img", 4)]);
     let place = format!("unix:{}/.socket", folder.path().display());
-    let server = Server::start(&[&place], &[folder.path().join("disc.img").as_os_str()]);
+    let mut server = Server::start(&[&place], &[folder.path().join("disc.img").as_os_str()]);
     let connect = || {
         let socket = UnixStream::connect(folder.path().join(".socket")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -375,6 +388,7 @@ fn fault14_who_is_silent_at_the_door_is_limited_in_number() {
     let mut silent: Vec<UnixStream> = (0..NEGOTIATING_MAX).map(|_| connect()).collect();
     assert!(silent.iter_mut().all(greeted));
     assert!(!greeted(&mut connect()), "one more is closed");
+    assert_eq!(server.wait_for_log("who comes now is closed at=unix:"), format!("{}/.socket", folder.path().display()));
     silent.pop();
     let start = Instant::now();
     while !greeted(&mut connect()) {

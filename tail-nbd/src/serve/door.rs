@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +26,9 @@ const PIECE_BYTES: usize = 1024;
 
 /// How long to wait when the system has no descriptor for a client.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is said that the door is full.
+const TELLING_PAUSE: Duration = Duration::from_secs(10);
 
 /// Lets clients in until it is to stop; then nobody listens and no handshake is under way any more. Who is in one is
 /// told, if they ask something within [`GOODBYE_SECONDS_MAX`].
@@ -59,6 +62,7 @@ impl Door {
 
 async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
     let mut clients = JoinSet::new();
+    let mut crush = Crush::default();
     loop {
         while clients.try_join_next().is_some() {}
         let accepting = async {
@@ -74,7 +78,13 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
         match accepted {
             Ok(client) => {
                 // Who finds no place is closed.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    if let Some(closed_count) = crush.handle_closed(Instant::now()) {
+                        let at = &listener.place;
+                        tracing::warn!(%at, closed_count, limit = NEGOTIATING_MAX, "too many are in their handshake; who comes now is closed");
+                    }
+                    continue;
+                };
                 let door = door.clone();
                 clients.spawn(async move {
                     if let Err(error) = let_in(client, &door).await {
@@ -94,6 +104,25 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
     let goodbyes = async { while clients.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(GOODBYE_SECONDS_MAX), goodbyes).await.is_err() {
         clients.shutdown().await;
+    }
+}
+
+/// Who was closed because the door was full, which is said now and then only: clients can cause it.
+#[derive(Debug, Default)]
+struct Crush {
+    closed_count: u64,
+    told_at: Option<Instant>,
+}
+
+impl Crush {
+    /// One more. The number since the last time, when it is to be said.
+    fn handle_closed(&mut self, now: Instant) -> Option<u64> {
+        self.closed_count += 1;
+        if self.told_at.is_some_and(|at| now.duration_since(at) < TELLING_PAUSE) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.closed_count))
     }
 }
 
@@ -211,4 +240,17 @@ async fn send(client: &Client, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[sent..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_door_is_told_at_once_and_then_now_and_then() {
+        let (mut crush, start) = (Crush::default(), Instant::now());
+        assert_eq!(crush.handle_closed(start), Some(1));
+        assert_eq!(crush.handle_closed(start + TELLING_PAUSE / 2), None);
+        assert_eq!(crush.handle_closed(start + TELLING_PAUSE), Some(2));
+    }
 }

@@ -29,6 +29,7 @@ mod listen;
 pub use error::ServeError;
 pub use listen::{Listen, ListenError, is_activated};
 
+use crate::capacity::exports_shortage;
 use crate::disc::mode::IoMode;
 use crate::metrics::{http, text::Snapshot};
 use crate::server::notify;
@@ -94,8 +95,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When something cannot be opened, locked, or listened on; when it cannot stop in order.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
-    spine::daemon::raise_open_files();
+    let open_files_max = spine::daemon::raise_open_files();
     let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
+    if let Some(shortage) = exports_shortage(exports.len(), open_files_max) {
+        tracing::warn!("{shortage}");
+    }
     let listeners = listen::open(&config.listen)?;
     let front = config.tls.map(Front::start).transpose()?;
     let shards_count = Some(config.shards_count);
