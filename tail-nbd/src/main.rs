@@ -44,6 +44,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve discs until SIGTERM or SIGINT
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
@@ -56,6 +57,7 @@ enum Command {
         take_over: Option<u32>,
     },
     /// Have this program take over from the running server; its clients notice a short pause
+    #[command(after_help = UPGRADE_EXAMPLES)]
     Upgrade {
         /// The configuration file that the new server starts with; its control_listen is the running one's
         #[arg(long, value_name = "FILE")]
@@ -65,6 +67,7 @@ enum Command {
         program: Option<PathBuf>,
     },
     /// Serve a file, or the files of a directory, to whoever can connect: no brain, no root
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve {
         /// Where to listen: ADDRESS:PORT or unix:PATH; may be given several times [default: 127.0.0.1:10809, or
         /// the sockets that a service manager passes]
@@ -97,6 +100,7 @@ enum Command {
         path: Option<PathBuf>,
     },
     /// Ask the running server what it is doing
+    #[command(after_help = STATUS_EXAMPLES)]
     Status {
         /// The configuration file that it was started with
         #[arg(long, value_name = "FILE")]
@@ -112,6 +116,7 @@ enum Command {
         count: Option<u32>,
     },
     /// Have the running server open a disc again, and forget that a flush of it failed
+    #[command(after_help = RELOAD_EXAMPLES)]
     Reload {
         /// The configuration file that it was started with
         #[arg(long, value_name = "FILE")]
@@ -120,6 +125,7 @@ enum Command {
         disc: u64,
     },
     /// After the end of a server: take away the addresses that none of its discs has
+    #[command(after_help = REMOVE_EXAMPLES)]
     RemoveAddresses {
         /// The configuration file that it was started with
         #[arg(long, value_name = "FILE")]
@@ -161,23 +167,52 @@ impl TlsArguments {
 }
 
 const EXAMPLES: &str = "\
-Examples:
-  tail-nbd run --config /etc/bigv/tail.toml
+Examples, and more of them in `tail-nbd COMMAND --help`:
   tail-nbd serve --listen [::1]:10809 disc.img
-  tail-nbd serve --tls-certificates /etc/pki/nbd --tls-verify-peer disc.img
-  tail-nbd serve --tls-psk /etc/nbd/keys.psk disc.img
-  tail-nbd serve --listen unix:/run/discs.sock --shards 4 /srv/discs
   nbdinfo -- [ tail-nbd serve disc.img ]
+  tail-nbd run --config /etc/bigv/tail.toml
   tail-nbd status --config /etc/bigv/tail.toml
-  tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'
-  tail-nbd status --config /etc/bigv/tail.toml --interval 5
-  tail-nbd reload --config /etc/bigv/tail.toml 7
   tail-nbd upgrade --config /etc/bigv/tail.toml
-  tail-nbd upgrade --config /etc/bigv/tail.toml --program /opt/tail-nbd-next
-  tail-nbd remove-addresses --config /etc/bigv/tail.toml
-  RUST_LOG=tail_nbd=debug tail-nbd run --config tail.toml
 
 Exit status: 0 after an orderly stop or an answer, 1 when something failed, 2 for bad usage.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  tail-nbd run --config /etc/bigv/tail.toml
+  RUST_LOG=tail_nbd=debug tail-nbd run --config tail.toml";
+
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  tail-nbd upgrade --config /etc/bigv/tail.toml
+  tail-nbd upgrade --config /etc/bigv/tail.toml --program /opt/tail-nbd-next
+
+When the new program does not become ready, the running server serves on, and the message says why.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  tail-nbd serve disc.img
+  tail-nbd serve --listen [::1]:10809 --read-only disc.img
+  tail-nbd serve --listen unix:/run/discs.sock --shards 4 /srv/discs
+  tail-nbd serve --tls-certificates /etc/pki/nbd --tls-verify-peer disc.img
+  tail-nbd serve --tls-psk /etc/nbd/keys.psk disc.img
+  tail-nbd serve --metrics 127.0.0.1:9436 disc.img
+  nbdinfo -- [ tail-nbd serve disc.img ]
+  nbdcopy -- [ tail-nbd serve --read-only disc.img ] copy.img
+  systemd-socket-activate -l 10809 tail-nbd serve disc.img";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  tail-nbd status --config /etc/bigv/tail.toml
+  tail-nbd status --config /etc/bigv/tail.toml --interval 5
+  tail-nbd status --config /etc/bigv/tail.toml --json | jq '.pools'";
+
+const RELOAD_EXAMPLES: &str = "\
+Example:
+  tail-nbd reload --config /etc/bigv/tail.toml 7";
+
+const REMOVE_EXAMPLES: &str = "\
+Example, as the service's ExecStopPost= has it:
+  tail-nbd remove-addresses --config /etc/bigv/tail.toml";
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
@@ -348,6 +383,22 @@ mod tests {
         };
         assert!(parse("").is_ok() && parse("--json --interval 5 --count 2").is_ok());
         assert!(parse("--count 2").is_err() && parse("--interval 0").is_err());
+    }
+
+    #[test]
+    fn examples_are_of_commands_and_options_that_there_are() {
+        let all = [EXAMPLES, RUN_EXAMPLES, UPGRADE_EXAMPLES, SERVE_EXAMPLES, STATUS_EXAMPLES, RELOAD_EXAMPLES];
+        let lines = all.into_iter().chain([REMOVE_EXAMPLES]).flat_map(str::lines);
+        let commands =
+            lines.filter_map(|line| line.strip_prefix("  ")?.split_once("tail-nbd ")).map(|(_, command)| command);
+        let mut examples_count = 0;
+        for command in commands {
+            let words = command.split_whitespace().take_while(|word| !["]", "|"].contains(word));
+            let parsed = Arguments::try_parse_from(["tail-nbd"].into_iter().chain(words));
+            assert!(parsed.is_ok(), "{command}: {parsed:?}");
+            examples_count += 1;
+        }
+        assert!(examples_count > 20, "{examples_count}");
     }
 
     #[test]
