@@ -197,7 +197,7 @@ pub struct MemoryPoint {
 /// # Errors
 /// When the file is too long, no such record, or of another format; the file is named.
 pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let named = || format!("{} is no record of a measurement", path.display());
+    let named = || format!("{} is no record that this program can read", path.display());
     let bytes = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     if bytes > RECORD_BYTES_MAX {
         bail!("{}: it has {bytes} bytes, more than {RECORD_BYTES_MAX}", named());

@@ -231,7 +231,10 @@ fn record_name(folder: &Path) -> Result<PathBuf> {
 }
 
 fn write_report(arguments: &Report) -> Result<ExitCode> {
-    let count = report::write(&arguments.folders, &arguments.out)?;
+    let report::Written { records_count: count, left_out } = report::write(&arguments.folders, &arguments.out)?;
+    for reason in left_out {
+        writeln!(std::io::stderr(), "left out: {reason}")?;
+    }
     let noun = if count == 1 { "record" } else { "records" };
     writeln!(std::io::stdout().lock(), "{}: {count} {noun}", arguments.out.display())?;
     Ok(ExitCode::SUCCESS)

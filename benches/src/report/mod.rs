@@ -29,11 +29,21 @@ const RECORDS_MAX: usize = 200;
 /// When clients were kept waiting for more than this share of their time, the samples say less.
 const WAIT_SHARE_MAX: f64 = 0.02;
 
-/// Reads the records of the folders, and writes `out` with its plots beside it. Says how many records there were.
+/// What became of a report.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Records that are in it.
+    pub records_count: usize,
+    /// Why each of the others is not: it may be one of an older program.
+    pub left_out: Vec<String>,
+}
+
+/// Reads the records of the folders, and writes `out` with its plots beside it. A record that cannot be read is left
+/// out, and named in the page.
 ///
 /// # Errors
-/// When a folder or a record cannot be read, there are none or too many, or a file cannot be written.
-pub fn write(folders: &[PathBuf], out: &Path) -> Result<usize> {
+/// When a folder cannot be read, there are too many records or none that can be read, or a file cannot be written.
+pub fn write(folders: &[PathBuf], out: &Path) -> Result<Written> {
     let (runs, memories) = (records(folders, "peers-")?, records(folders, "memory-")?);
     let count = runs.len() + memories.len();
     if count == 0 {
@@ -44,14 +54,28 @@ pub fn write(folders: &[PathBuf], out: &Path) -> Result<usize> {
     }
     let mut page = Page::new(out)?;
     page.text += "# Measurements\n";
+    let mut left_out = Vec::new();
     for path in &runs {
-        page.run(&record::read(path)?, &stem(path))?;
+        match record::read(path) {
+            Ok(run) => page.run(&run, &stem(path))?,
+            Err(error) => left_out.push(format!("{error:#}")),
+        }
     }
     for path in &memories {
-        page.memory(&record::read(path)?, &stem(path))?;
+        match record::read(path) {
+            Ok(memory) => page.memory(&memory, &stem(path))?,
+            Err(error) => left_out.push(format!("{error:#}")),
+        }
+    }
+    if left_out.len() == count {
+        bail!("{}", left_out.join("; "));
+    }
+    if !left_out.is_empty() {
+        page.text += "\n## Left out\n\n";
+        left_out.iter().for_each(|reason| page.text += &format!("- {reason}\n"));
     }
     fs::write(out, &page.text).with_context(|| format!("cannot write {}", out.display()))?;
-    Ok(count)
+    Ok(Written { records_count: count - left_out.len(), left_out })
 }
 
 /// The files of these folders whose names begin so and end in `.json`, in the order of their names.
@@ -378,7 +402,7 @@ mod tests {
         let memory =
             Memory { format: FORMAT, machine: example::machine(), memory: vec![point(4000, 90_000), point(0, 30_000)] };
         record::save(&dir.path().join("memory-1.json"), &memory).unwrap();
-        assert_eq!(write(&folders, &out).unwrap(), 2);
+        assert_eq!(write(&folders, &out).unwrap(), Written { records_count: 2, left_out: vec![] });
         let text = fs::read_to_string(&out).unwrap();
         for part in ["## peers-1", "## memory-1", "commit 0123abc", "ext4 (rw)", "6.1.0", "4096 MiB", "met", "512 MiB"]
         {
@@ -394,6 +418,21 @@ mod tests {
                 assert!(svg.contains(part), "{part} is not in {plot}: a plot must be readable alone");
             }
         }
+    }
+
+    #[test]
+    fn a_record_of_an_older_program_is_left_out_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = [dir.path().to_owned()];
+        let out = dir.path().join("report.md");
+        fs::write(dir.path().join("peers-0.json"), format!("{{\"format\": {FORMAT}}}")).unwrap();
+        let error = write(&folders, &out).unwrap_err().to_string();
+        assert!(error.contains("peers-0.json is no record"), "there is no other: {error}");
+        record::save(&dir.path().join("peers-1.json"), &run()).unwrap();
+        let written = write(&folders, &out).unwrap();
+        assert_eq!((written.records_count, written.left_out.len()), (1, 1));
+        let text = fs::read_to_string(&out).unwrap();
+        assert!(text.contains("## peers-1") && text.contains(&written.left_out[0]), "{text}");
     }
 
     #[test]
