@@ -184,16 +184,22 @@ fn a_refusal_leaves_the_connection_usable() {
     assert_eq!(counted, [("EINVAL", 4 * styles_count), ("ENOSPC", styles_count)], "by what clients are told");
 }
 
+/// Whether a read fails is known before anything of its reply is sent that could not be taken back.
 #[test]
-fn a_file_that_is_too_short_is_an_error_and_not_zeroes() {
+fn fault12_a_file_that_is_too_short_is_an_error_and_not_zeroes() {
     let tail = Tail::start(1);
-    let file = tail.file(1);
-    file.set_len(MIB).unwrap();
-    let disc = tail.serve_file(1, file, 4 * MIB, Access::List(vec![LOOPBACK]));
-    let mut peer = disc.connect();
-    // The file is shorter than the disc: an error of ours, and never made-up bytes.
-    assert_eq!(peer.ask(command_type::READ, 0, 2 * MIB, 512, &[]).0, Error::Eio.code());
-    assert_eq!(peer.read(0, 512), [0; 512], "the connection lives");
+    let (file, bytes) = (tail.file(1), pattern(7, 1 << 20));
+    file.write_all_at(&bytes, 0).unwrap();
+    let disc = tail.serve_file(1, file, 8 * MIB, Access::List(vec![LOOPBACK]));
+    for style in [Style::Simple, Style::Structured, Style::Extended] {
+        let mut peer = disc.connect_with(style);
+        // The file is shorter than the disc: an error of ours, and never made-up bytes.
+        for (offset, length) in [(2 * MIB, 512), (MIB - 512, 1024), (MIB - 4096, 128 << 10), (0, 6 * MIB)] {
+            let error = peer.ask(command_type::READ, 0, offset, length, &[]).0;
+            assert_eq!(error, Error::Eio.code(), "{style:?}: {length} bytes at {offset}");
+            assert!(peer.read(MIB - 4096, 4096) == bytes[(1 << 20) - 4096..], "{style:?}: the connection lives");
+        }
+    }
 }
 
 #[test]
@@ -466,7 +472,7 @@ fn rule12_a_client_that_comes_from_the_discs_own_address_is_this_machine() {
 }
 
 #[test]
-fn idle_connections_cost_no_turns() {
+fn fault17_idle_connections_cost_no_turns() {
     let tail = Tail::start(1);
     let discs: Vec<_> = (0..40).map(|number| tail.serve(number, MIB)).collect();
     let mut peers: Vec<_> = (0..400).map(|index| discs[index % 40].connect()).collect();

@@ -138,7 +138,7 @@ fn a_freeze_waits_for_nobody_who_waits_and_they_go_on_after_it() {
 
 /// With memory for four blocks to wait in, the rest is not received; and nobody is cut off for what is not received.
 #[test]
-fn rule25_what_waits_keeps_no_more_memory_than_it_may_and_no_deadline_runs() {
+fn rule25_fault18_what_waits_keeps_no_more_memory_than_it_may_and_no_deadline_runs() {
     let mut crowd = braked(1, Some(Pool::new(&[(8 << 10, 64)])));
     let writes: Vec<u8> = (0..12).flat_map(write).collect();
     let cost = crowd.send(0, &writes);
