@@ -53,8 +53,11 @@ impl Lab {
             }
         }
         let took = begun.elapsed();
+        let mut reported_ms = vec![];
         for moving in &moves {
-            self.cluster.finish_move(moving)?;
+            let moved = self.cluster.finish_move(moving)?;
+            let pause_ms = moved.report.get("pause_ms").and_then(serde_json::Value::as_u64);
+            reported_ms.push(pause_ms.unwrap_or_default() as f64);
         }
         thread::sleep(AFTERWARDS);
         let pauses_ms: Vec<f64> = guests.iter().map(|guest| guest.take_worst().as_secs_f64() * 1e3).collect();
@@ -70,8 +73,12 @@ impl Lab {
         let name = format!("fairness of the speeds of {count} discs at once (1: all the same)");
         self.note(name, fairness(&speeds), "", Bar::AtLeast(FAIRNESS_MIN));
         let name = |what| format!("longest write of a guest of {count} discs at once, {what}");
+        self.note(name("median"), percentile(&pauses_ms, 0.5), "ms", None);
         self.note(name("p99"), percentile(&pauses_ms, 0.99), "ms", Bar::AtMost(100.0));
         self.note(name("worst"), percentile(&pauses_ms, 1.0), "ms", Bar::AtMost(500.0));
+        let name = |what| format!("pauses that the sources of {count} discs reported, {what}");
+        self.note(name("median"), percentile(&reported_ms, 0.5), "ms", None);
+        self.note(name("worst"), percentile(&reported_ms, 1.0), "ms", None);
         self.note_checked("many at once", checked);
         numbers.into_iter().try_for_each(|number| self.cluster.remove(number))
     }

@@ -2,7 +2,9 @@
 //!
 //! Clients write while the disc is copied, so what they wrote meanwhile is sent again in a further pass, which is shorter
 //! than the one before as long as the wire is faster than they are. The hand-over pauses them for the time that the last
-//! pass and the records take, so it begins only when that is expected to fit into the budget that was ordered.
+//! pass and the records take, so it begins only when that is expected to fit into the budget that was ordered: well into
+//! it, since a sync may take longer than the one before, and the clients need a moment to come back. Where a few more
+//! passes have not brought it there, because the disk is slow, the whole budget has to do.
 //!
 //! Clients that are as fast as the wire, or faster, would keep the move from its end. So from the first pass on that leaves
 //! nearly as much as it sent, what they may make dirty in a second is such a part of what is left that the next pass leaves
@@ -33,6 +35,10 @@ const BRAKE_BYTES_PER_S_MIN: u64 = 128 << 10;
 pub const PASSES_MAX: u32 = 200;
 const PASSES_MS_MAX: u64 = 60_000;
 
+/// How much of the ordered pause a hand-over is to take, in percent, and how many passes are tried for that.
+const AIM_PERCENT: u64 = 60;
+const AIM_PASSES_MAX: u32 = 5;
+
 /// Hand-overs that may be called off: each is a hiccup for the clients.
 const CALLED_OFF_MAX: u32 = 3;
 
@@ -58,6 +64,8 @@ pub struct Convergence {
     passes_count: u32,
     passes_ms: u64,
     called_off_count: u32,
+    /// Passes after which the hand-over would have fitted into the pause, and not well.
+    tight_count: u32,
     bytes_per_s: u64,
     sync_ms: u64,
     share: u64,
@@ -93,6 +101,7 @@ impl Convergence {
             passes_count: 0,
             passes_ms: 0,
             called_off_count: 0,
+            tight_count: 0,
             bytes_per_s: 0,
             sync_ms: 0,
             share: SHARE,
@@ -123,8 +132,15 @@ impl Convergence {
         }
         // The sync of the last pass is like that of a small one.
         self.sync_ms = if self.passes_count == 1 { pass.sync_ms.min(self.pause_ms / 2) } else { pass.sync_ms };
-        if self.expected_pause_ms(pass.left_bytes) <= self.pause_ms {
+        let expected_ms = self.expected_pause_ms(pass.left_bytes);
+        if expected_ms <= self.aim_ms() {
             return Next::HandOver;
+        }
+        if expected_ms <= self.pause_ms {
+            self.tight_count += 1;
+            if self.tight_count > AIM_PASSES_MAX {
+                return Next::HandOver;
+            }
         }
         if self.passes_count >= PASSES_MAX && self.passes_ms >= PASSES_MS_MAX {
             return Next::GiveUp;
@@ -142,10 +158,15 @@ impl Convergence {
         Next::Pass
     }
 
+    /// How long the hand-over is to take, in milliseconds.
+    fn aim_ms(&self) -> u64 {
+        self.pause_ms * AIM_PERCENT / 100
+    }
+
     fn set_brake(&mut self, left_bytes: u64) {
         let expected_ms =
             (left_bytes.saturating_mul(1000) / self.bytes_per_s.max(1)).saturating_add(self.sync_ms).max(1);
-        let rest_ms = self.pause_ms.saturating_sub(self.sync_ms + HANDOVER_MS);
+        let rest_ms = self.aim_ms().saturating_sub(self.sync_ms + HANDOVER_MS);
         let fits_bytes = self.bytes_per_s.saturating_mul(rest_ms) / 1000;
         let dirtied_bytes = (left_bytes / self.share).max(fits_bytes / 2);
         let bytes_per_s = (dirtied_bytes.saturating_mul(1000) / expected_ms).max(BRAKE_BYTES_PER_S_MIN);
@@ -191,8 +212,18 @@ mod tests {
         let mut convergence = Convergence::new(100);
         assert_eq!(convergence.handle_pass(pass(1000, 10_000, 500)), Next::Pass);
         assert_eq!(convergence.handle_pass(pass(500, 5_000, 250)), Next::Pass);
-        assert_eq!(convergence.handle_pass(pass(250, 2_500, 8)), Next::HandOver, "80 ms to send, 5 to sync");
-        assert_eq!(convergence.expected_pause_ms(8 * MIB), 80 + 5 + HANDOVER_MS);
+        assert_eq!(convergence.handle_pass(pass(250, 2_500, 4)), Next::HandOver, "40 ms to send, 5 to sync");
+        assert_eq!(convergence.expected_pause_ms(4 * MIB), 40 + 5 + HANDOVER_MS);
+    }
+
+    #[test]
+    fn r130_a_hand_over_is_to_fit_well_and_a_slow_disk_ends_no_move() {
+        let mut convergence = Convergence::new(100);
+        assert_eq!(convergence.handle_pass(pass(1000, 10_000, 8)), Next::Pass, "95 of 100 ms");
+        for _ in 1..AIM_PASSES_MAX {
+            assert_eq!(convergence.handle_pass(pass(8, 80, 8)), Next::Pass);
+        }
+        assert_eq!(convergence.handle_pass(pass(8, 80, 8)), Next::HandOver, "it does not get any better");
     }
 
     #[test]
@@ -225,9 +256,9 @@ mod tests {
     #[test]
     fn no_more_is_asked_than_what_fits_into_the_pause() {
         let mut convergence = Convergence::new(100);
-        assert_eq!(convergence.handle_pass(pass(10, 100, 10)), Next::Pass);
-        let fits = 100 * MIB * (100 - 5 - HANDOVER_MS) / 1000;
-        assert_eq!(convergence.brake_bytes_per_s(), Some(fits / 2 * 1000 / 105), "more than a third of ten");
+        assert_eq!(convergence.handle_pass(pass(6, 60, 6)), Next::Pass);
+        let fits = 100 * MIB * (60 - 5 - HANDOVER_MS) / 1000;
+        assert_eq!(convergence.brake_bytes_per_s(), Some(fits / 2 * 1000 / 65), "more than a third of six");
     }
 
     /// A disc of a wire that carries so much, with clients that write all over it as fast as they are let.
@@ -286,8 +317,10 @@ mod tests {
             let mut convergence = Convergence::new(pause_ms);
             for (sent_bytes, took_ms, sync_ms, left_bytes) in passes {
                 let next = convergence.handle_pass(Pass { sent_bytes, took_ms, sync_ms, left_bytes });
-                let fits = convergence.expected_pause_ms(left_bytes) <= pause_ms.into();
-                prop_assert_eq!(next == Next::HandOver, fits);
+                let expected_ms = convergence.expected_pause_ms(left_bytes);
+                let may = expected_ms <= pause_ms.into();
+                let must = expected_ms <= convergence.aim_ms() || may && convergence.tight_count > AIM_PASSES_MAX;
+                prop_assert_eq!(next == Next::HandOver, must);
                 let is_late = convergence.passes_count() >= PASSES_MAX && convergence.passes_ms >= PASSES_MS_MAX;
                 prop_assert!(!is_late || matches!(next, Next::HandOver | Next::GiveUp));
                 prop_assert!(convergence.brake_bytes_per_s().is_none_or(|brake| brake >= BRAKE_BYTES_PER_S_MIN));

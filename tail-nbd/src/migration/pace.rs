@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 /// How long the wire may have been idle and still be caught up with.
-const SLACK: Duration = Duration::from_millis(50);
+const SLACK: Duration = Duration::from_millis(20);
 
 /// How long one piece may take at a move's own limit, so that none is a burst, and at one that is shared, so that who sends
 /// little does not wait long for his turn. In milliseconds.

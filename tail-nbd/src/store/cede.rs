@@ -10,6 +10,7 @@ use crate::{
     jobs::Cancel,
     migration::{
         Ended,
+        budgets::Turn,
         handover::{Attempt, Source, Step, Word},
         source::Copier,
         wire::{Control, Message},
@@ -42,8 +43,14 @@ pub(super) enum HandOver {
 }
 
 impl Move {
-    /// Pauses the clients, sends the rest, and gives the disc up once the target has all of it.
-    pub(super) async fn hand_over(&self, copier: &mut Copier, stopping: &Cancel) -> Result<HandOver, Ended> {
+    /// Pauses the clients, sends the rest, and gives the disc up once the target has all of it. The turn is for the next
+    /// disc as soon as this one has clients no more, or has to wait for who knows how long.
+    pub(super) async fn hand_over(
+        &self,
+        copier: &mut Copier,
+        stopping: &Cancel,
+        turn: Turn,
+    ) -> Result<HandOver, Ended> {
         let held = self.disc.held.clone().ok_or_else(|| Ended::new(MigrationErrorKind::Stopped, "it is gone"))?;
         let held = held.lock_owned().await;
         if self.cancel.is_cancelled() || stopping.is_cancelled() {
@@ -79,12 +86,15 @@ impl Move {
             }
         };
         debug_assert_eq!(step.state, Source::Fenced(attempt));
-        let Some(mut held) = self.fence(held, attempt, stopping).await else { return Ok(HandOver::Undecided) };
+        let mut turn = Some(turn);
+        let fenced = self.fence(held, attempt, stopping, &mut turn).await;
+        let Some(mut held) = fenced else { return Ok(HandOver::Undecided) };
         self.store.parts.addresses.hush(held.record().address).await;
         let committed = self.commit(copier, attempt).await;
         let pause_ms = ms(began.elapsed());
         held.phase = Phase::Moved;
         self.leave().await;
+        drop(turn);
         let (held, retired) = if committed.is_ok() { self.retire(held).await } else { (held, false) };
         // Before, clients may have written more than the target had heard of.
         let allocation_equal = copier.verified().allocation_equal;
@@ -147,6 +157,7 @@ impl Move {
         mut held: OwnedMutexGuard<Held>,
         attempt: Attempt,
         stopping: &Cancel,
+        turn: &mut Option<Turn>,
     ) -> Option<OwnedMutexGuard<Held>> {
         let fenced = self.fenced(&held, attempt);
         loop {
@@ -156,6 +167,7 @@ impl Move {
             match written {
                 Ok(()) => return Some(held),
                 Err(error) => {
+                    drop(turn.take());
                     tracing::error!(disc = %self.disc.name, error = describe(&error), "it cannot be recorded that the disc is given up; it is tried again");
                 }
             }

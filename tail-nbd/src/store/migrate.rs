@@ -146,8 +146,18 @@ impl Move {
                 Next::Pass => self.unless_cancelled(stopping, self.first_pass(copier, convergence)).await?,
                 Next::GiveUp => return Err(too_long()),
                 Next::HandOver => {
+                    let turn = async { Ok(self.network.budgets.turn().await) };
+                    let (turn, has_waited) = self.unless_cancelled(stopping, turn).await?;
+                    // Clients went on writing meanwhile.
+                    if has_waited {
+                        let still = self.unless_cancelled(stopping, self.pass(copier, convergence)).await?;
+                        if still != Next::HandOver {
+                            next = still;
+                            continue;
+                        }
+                    }
                     // From here on nothing is dropped half-way: it has its own deadlines.
-                    match self.hand_over(copier, stopping).await {
+                    match self.hand_over(copier, stopping, turn).await {
                         Ok(HandOver::CalledOff) => convergence.handle_called_off(),
                         other => return other,
                     }
