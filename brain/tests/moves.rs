@@ -266,6 +266,8 @@ async fn b13_moves_are_called_off_and_regrades_change_the_grade() {
     let path = format!("/admin/migration_jobs/{}", job["id"]);
     let own = lab.sending(0, "disc.sata.1").await;
     assert_eq!((&own["generation"], &own["peer"]), (&json!(3), &json!("tail3")), "nbd.md 3.9: g+2");
+    let refused = lab.root.put(&path, json!({"cancel": {"discs": [7]}})).await.with(400);
+    assert_eq!(refused["cancel"][0], "disc 7 is not one of migration job 2");
     lab.root.put(&path, json!({"cancel": {"discs": [2]}, "options": {"priority": 7}})).await.with(200);
     lab.until("it is called off", &path, |job| job["status"]["discs"]["cancelled"] == json!([2])).await;
     lab.hand_over(0, 2, "disc.sata.1", "disc.sata.1").await;
@@ -452,6 +454,7 @@ async fn rule9_rule19_a_disc_is_taken_back_when_its_target_is_lost_behind_the_fe
     lab.tails[1].disconnect();
     lab.tails[0].say("disc.sata.1", &json!({"owner": "fenced", "state": "moved"}));
     lab.until("it is away", "/discs/1", |disc| disc["status"]["state"] == "waiting").await;
+    lab.root.post("/admin/discs/1/cancel_migration", json!({})).await.with(200);
     off(&lab).await;
     let confirmed = json!({"reason": "its drives are gone", "acknowledged_writes_may_be_lost": true});
     lab.root.post("/admin/discs/1/take_back", confirmed).await.with(200);

@@ -169,6 +169,11 @@ pub fn place(
         pool.closed = elsewhere.or(pool.closed.take());
     }
     let grade = destinations.grade.as_ref().unwrap_or(&disc.grade);
+    if destinations.pool_ids.is_some() && !usable.iter().any(|pool| pool.grade == *grade) {
+        return Err(format!(
+            "no pool among those that are named is of grade {grade}: a regrade changes a disc's grade"
+        ));
+    }
     choose_pool(&usable, grade, disc.size_mib, policy, &[]).map_err(|full| full.message)
 }
 
@@ -310,7 +315,10 @@ mod tests {
     fn a_disc_stays_on_neither_its_pool_nor_its_tail_nor_one_with_an_old_copy() {
         let place = |disc: &Candidate, destinations: &Destinations| place(disc, &cluster(), destinations, FillEmptiest);
         let only = |ids: &[i64]| Destinations { pool_ids: Some(ids.iter().copied().collect()), grade: None };
-        assert!(place(&disc(1, 1, GIB), &only(&[1])).unwrap_err().contains("it lies there already"));
+        let refused = place(&disc(1, 1, GIB), &only(&[1])).unwrap_err();
+        assert_eq!(refused, "no pool of grade sata can take it; tail1-sata1: it lies there already");
+        let refused = place(&disc(1, 1, GIB), &only(&[5])).unwrap_err();
+        assert!(refused.contains("named is of grade sata: a regrade changes"), "there are such pools: {refused}");
         let ssd = Destinations { grade: Some("ssd".parse().unwrap()), ..Destinations::default() };
         assert_eq!(place(&disc(1, 1, GIB), &ssd).unwrap().place, 5, "not the one of its own tail");
         let refused = place(&disc(1, 1, GIB), &Destinations { grade: ssd.grade.clone(), ..only(&[4]) }).unwrap_err();

@@ -206,6 +206,9 @@ fn no_pool(of_grade: &[&PoolPlace], usable: &[&PoolPlace], grade: &Grade, size_m
         format!("no tail has a pool of grade {grade}")
     } else if size_mib > largest_mib {
         format!("a disc of {size_mib} MiB is bigger than the largest pool of grade {grade}: {largest_mib} MiB")
+    } else if usable.is_empty() {
+        let closed = closed_reasons(of_grade.iter().map(|pool| (pool.label.as_str(), pool.closed.as_deref())));
+        format!("no pool of grade {grade} can take it{closed}")
     } else {
         let closed = closed_reasons(of_grade.iter().map(|pool| (pool.label.as_str(), pool.closed.as_deref())));
         format!(

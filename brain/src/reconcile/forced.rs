@@ -71,7 +71,11 @@ fn obstacle(work: &Work, observed: &Observed, disc: &DiscRow, how: Force) -> Opt
         Force::TakeBack => (observed.discs.get(&disc.number), observed.targets.get(&disc.number)),
     };
     if observed.away(winner.tail).is_some() {
-        return Some(format!("{} is not connected", winner.tail));
+        let instead = match how {
+            Force::Promote => "the disc can be taken back from it",
+            Force::TakeBack => "the disc's target can be promoted",
+        };
+        return Some(format!("{} is not connected: if that is the tail that is lost, {instead}", winner.tail));
     }
     let Some(own) = report(own).map(|own| own.owner) else { return Some(format!("{} does not have it", winner.tail)) };
     // What was forced before may be forced the other way, as long as it has not come about.

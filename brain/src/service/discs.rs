@@ -120,7 +120,9 @@ pub async fn change(
         wrong.add("size", sentence);
     }
     if let Some(moving) = disc.moving.as_ref().filter(|_| size_mib.is_some()) {
-        wrong.add("size", format!("cannot be changed while the disc is being moved to {}", moving.storage_pool));
+        let to = &moving.storage_pool;
+        let sentence = format!("cannot be changed while the disc is being moved to {to}: wait, or call the move off");
+        wrong.add("size", sentence);
     }
     if change.virtual_machine_id.is_some_and(|id| id != disc.virtual_machine_id) {
         wrong.add("virtual_machine_id", "cannot be changed: discs cannot be moved between VMs yet");

@@ -214,7 +214,7 @@ pub(super) async fn write_job(
 async fn planned(service: &Service, tx: &Transaction<'_>, order: &JobOrder) -> Result<Vec<PlanLine>, ServiceError> {
     let pools = inventory::pools(tx, None).await?;
     let tails = inventory::nodes(tx, &Role::Tail.to_string(), None).await?;
-    let sources = sources(&order.sources, &pools, &tails)?;
+    let sources = sources("sources", &order.sources, &pools, &tails)?;
     let mut destinations =
         Destinations { pool_ids: destination_pools(&order.destinations, &pools, &tails)?, grade: None };
     destinations.grade =
@@ -263,23 +263,29 @@ fn not_listed(attribute: &str) -> ServiceError {
     invalid(attribute, "is not included in the list")
 }
 
-fn sources(named: &Named, pools: &[Pool], tails: &[Node]) -> Result<Sources, ServiceError> {
+/// What is named in this attribute, which names something.
+fn sources(attribute: &str, named: &Named, pools: &[Pool], tails: &[Node]) -> Result<Sources, ServiceError> {
     let mut wrong = Invalid::default();
     let disc = |text: &String| text.parse::<i64>().map_err(|_| format!("{text:?} is not the number of a disc"));
     let sources = Sources {
-        disc_ids: resolve(&named.discs, disc, &mut wrong),
-        pool_ids: resolve(&named.pools, |text| pool_id(text, pools), &mut wrong),
-        tail_ids: resolve(&named.tails, |text| tail_id(text, tails), &mut wrong),
+        disc_ids: resolve(attribute, &named.discs, disc, &mut wrong),
+        pool_ids: resolve(attribute, &named.pools, |text| pool_id(text, pools), &mut wrong),
+        tail_ids: resolve(attribute, &named.tails, |text| tail_id(text, tails), &mut wrong),
     };
     if wrong.is_empty() && sources == Sources::default() {
-        wrong.add("sources", "can't be blank: name discs, pools or tails");
+        wrong.add(attribute, "can't be blank: name discs, pools or tails");
     }
     wrong.result()?;
     Ok(sources)
 }
 
-fn resolve(named: &[String], find: impl Fn(&String) -> Result<i64, String>, wrong: &mut Invalid) -> Vec<i64> {
-    let found = named.iter().filter_map(|text| find(text).map_err(|sentence| wrong.add("sources", sentence)).ok());
+fn resolve(
+    attribute: &str,
+    named: &[String],
+    find: impl Fn(&String) -> Result<i64, String>,
+    wrong: &mut Invalid,
+) -> Vec<i64> {
+    let found = named.iter().filter_map(|text| find(text).map_err(|sentence| wrong.add(attribute, sentence)).ok());
     found.collect()
 }
 
@@ -418,8 +424,11 @@ pub async fn change_job(
     let tails = inventory::nodes(&tx, &Role::Tail.to_string(), None).await?;
     let named = match change.cancel == Named::default() {
         true => Sources::default(),
-        false => sources(&change.cancel, &pools, &tails)?,
+        false => sources("cancel", &change.cancel, &pools, &tails)?,
     };
+    if let Some(stranger) = named.disc_ids.iter().find(|id| !tree.migrations.iter().any(|one| one.disc_id == **id)) {
+        return Err(invalid("cancel", format!("disc {stranger} is not one of migration job {id}")));
+    }
     let concerns = |one: &Migration| {
         let pools = [Some(one.source.0), one.target.as_ref().map(|target| target.0)];
         let tails = [Some(one.source_tail_id), one.target_tail_id];

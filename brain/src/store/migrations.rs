@@ -185,7 +185,7 @@ pub async fn jobs(tx: &Transaction<'_>, id: Option<i64>, unfinished: bool) -> Re
 
 const MIGRATIONS: &str = "
     SELECT m.id, m.job_id, m.disc_id, s.id, s.label, s.tail_id, t.id, t.label, t.tail_id, n.migration_address, m.state,
-           coalesce(m.undo_reason, m.reason), m.created_at, m.updated_at
+           CASE WHEN m.finished_at IS NULL THEN coalesce(m.undo_reason, m.reason) ELSE m.reason END, m.created_at, m.updated_at
     FROM migrations m JOIN storage_pools s ON s.id = m.source_pool_id
     LEFT JOIN storage_pools t ON t.id = m.target_pool_id LEFT JOIN nodes n ON n.id = t.tail_id";
 
