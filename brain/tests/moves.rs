@@ -215,11 +215,14 @@ async fn b13_b14_a_tail_is_planned_emptied_and_what_fails_says_why() {
         let changed = lab.root.put(&path, json!({"migration_concurrency": 1})).await.with(200);
         assert_eq!(changed["migration_concurrency"], 1, "B12");
     }
-    let tail = lab.root.put("/admin/tails/tail1", json!({"usage_strategy": "empty"})).await.with(200);
-    assert_eq!(tail["usage_strategy"], "empty");
-    let job = lab.root.get("/admin/migration_jobs?unfinished=1").await.with(200)[0]["id"].as_i64().unwrap();
+    let refused = lab.root.post("/admin/tails/tail1/empty", json!({"limit_mb_per_s": 0})).await.with(400);
+    assert!(refused["limit_mb_per_s"][0].as_str().unwrap().contains("between 1 and"), "{refused}");
+    let job = lab.root.post("/admin/tails/tail1/empty", json!({"limit_mb_per_s": 30})).await.with(200);
+    assert_eq!(lab.root.get("/admin/tails/tail1").await.with(200)["usage_strategy"], "empty");
+    let job = job["id"].as_i64().unwrap();
     let path = format!("/admin/migration_jobs/{job}");
     lab.sending(0, "disc.sata.1").await;
+    assert!(lab.tails[0].orders_with("limit_mb_per_s", &json!(30)), "the limit of the order");
     let waits = lab.until("the second waits", &path, |job| job["discs"][1]["reason"].is_string()).await;
     assert_eq!(waits["discs"][1]["reason"], "tail1-sata1 takes part in 1 moves at once, which is its limit");
     assert_eq!((&waits["queue"]["discs"], &waits["active"]["discs"]), (&json!([2]), &json!([1])));
@@ -239,6 +242,14 @@ async fn b13_b14_a_tail_is_planned_emptied_and_what_fails_says_why() {
     assert!(job["stopped_reason"].as_str().unwrap().contains("who knows"), "{job:#}");
     assert_json_snapshot!("errored_job", scrubbed(job));
     assert_eq!(lab.alice.get("/discs/1").await.with(200)["storage_pool"], "tail1-sata1", "it is where it was");
+
+    // The strategy alone orders the same.
+    for strategy in [json!(null), json!("empty")] {
+        let tail = lab.root.put("/admin/tails/tail1", json!({"usage_strategy": strategy})).await.with(200);
+        assert_eq!(tail["usage_strategy"], strategy);
+    }
+    let jobs = lab.root.get("/admin/migration_jobs?unfinished=1").await.with(200);
+    assert_eq!(jobs[0]["args"], json!({"options": {}, "sources": {"tails": ["tail1"]}, "destinations": {}}));
     server.stop().await;
 }
 

@@ -96,7 +96,7 @@ pub async fn change_node(
     service.poke.all();
     let id = Spec::Id(node.id);
     if role == Role::Tail && empties {
-        emptying::tail(service, caller, &id).await?;
+        emptying::tail(service, caller, &id, None).await?;
     }
     one(nodes(service, caller, role, Some(&id)).await?)
 }
@@ -134,7 +134,7 @@ pub async fn change_pool(
     service.poke.all();
     let id = Spec::Id(pool.id);
     if empties {
-        emptying::pool(service, caller, &id).await?;
+        emptying::pool(service, caller, &id, None).await?;
     }
     one(pools(service, caller, Some(&id)).await?)
 }

@@ -4,6 +4,9 @@
 use super::{ShowOldCommand, WaitArgs};
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
+/// What may be said of how a tail or a pool is used.
+const STRATEGIES: [&str; 3] = ["empty", "default", "none"];
+
 /// What to move.
 #[derive(Debug, Subcommand)]
 pub enum MigrateCommand {
@@ -155,8 +158,8 @@ pub struct UpdatePool {
     /// Its label or number
     #[arg(value_name = "POOL", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// empty, default, or none to clear it
-    #[arg(long, value_name = "STRATEGY")]
+    /// none clears it
+    #[arg(long, value_name = "STRATEGY", value_parser = STRATEGIES)]
     pub usage_strategy: Option<String>,
     /// Percent of its size that may be promised to discs
     #[arg(long, value_name = "PERCENT")]
@@ -184,8 +187,8 @@ pub struct UpdateTail {
     /// Its name or number
     #[arg(value_name = "TAIL", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// empty, default, or none to clear it
-    #[arg(long, value_name = "STRATEGY")]
+    /// none clears it
+    #[arg(long, value_name = "STRATEGY", value_parser = STRATEGIES)]
     pub usage_strategy: String,
 }
 
@@ -193,7 +196,9 @@ pub struct UpdateTail {
 #[derive(Debug, Subcommand)]
 pub enum RegradeCommand {
     /// Move a disc to a storage pool of another grade while its VM runs
-    #[command(after_help = "Examples:\n  bigv regrade disc 45859 ssd --admin")]
+    #[command(after_help = "Examples:\n  bigv regrade disc 45859 ssd --admin\n  \
+        bigv regrade disc 45859 ssd --limit 50 --admin\n  \
+        bigv regrade disc 45859 ssd --plan --admin")]
     Disc(RegradeDisc),
 }
 
@@ -206,6 +211,12 @@ pub struct RegradeDisc {
     /// The grade it is to have: see `bigv definitions grades`
     #[arg(value_name = "GRADE", value_parser = NonEmptyStringValueParser::new())]
     pub grade: String,
+    /// Send this many MB (10⁶ bytes) a second at most
+    #[arg(long, value_name = "MB/S")]
+    pub limit: Option<u32>,
+    /// Say what would be done, and do nothing
+    #[arg(long, conflicts_with = "limit")]
+    pub plan: bool,
     /// Waiting.
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -215,7 +226,8 @@ pub struct RegradeDisc {
 #[derive(Debug, Subcommand)]
 pub enum EmptyCommand {
     /// Move every disc off a tail; nothing new is placed there
-    #[command(after_help = "Examples:\n  bigv empty tail tail1 --plan --admin\n  bigv empty tail tail1 --admin\n\n\
+    #[command(after_help = "Examples:\n  bigv empty tail tail1 --plan --admin\n  bigv empty tail tail1 --admin\n  \
+        bigv empty tail tail1 --limit 50 --admin\n\n\
         `bigv update tail tail1 --usage-strategy none` opens it again.")]
     Tail(EmptyArgs),
     /// Move every disc out of a storage pool; nothing new is placed there
@@ -245,8 +257,11 @@ pub struct EmptyArgs {
     /// Its label or number
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+    /// Send this many MB (10⁶ bytes) a second at most, for each disc
+    #[arg(long, value_name = "MB/S")]
+    pub limit: Option<u32>,
     /// Say what would be done, and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "limit")]
     pub plan: bool,
     /// Waiting.
     #[command(flatten)]
@@ -265,7 +280,7 @@ pub struct MigrationsArgs {
 #[derive(Debug, Subcommand)]
 pub enum ShowCommand {
     /// One job with each of its discs
-    #[command(after_help = "Examples:\n  bigv show migration 5 --admin")]
+    #[command(after_help = "Examples:\n  bigv show migration 5 --admin\n  bigv show migration 5 --follow --admin")]
     Migration(ShowMigration),
     /// The jobs
     #[command(after_help = "Examples:\n  bigv show migrations --admin\n  bigv show migrations --all --admin")]
@@ -292,4 +307,7 @@ pub struct ShowMigration {
     /// The job's number
     #[arg(value_name = "ID")]
     pub id: u64,
+    /// Wait until it has ended, and show how far it is meanwhile
+    #[arg(long)]
+    pub follow: bool,
 }

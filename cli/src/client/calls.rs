@@ -316,13 +316,19 @@ impl Client {
         typed(self.call(&Method::POST, &jobs_path().query("plan", "true"), what, Some(order))?, what)
     }
 
-    /// Closes one of `tails` or `storage_pools` and orders that its discs move away.
+    /// Closes one of `tails` or `storage_pools` and orders that its discs move away, as `order` says.
     ///
     /// # Errors
     /// As every call: see [`ClientError`].
-    pub fn empty(&self, collection: &'static str, name: &str, noun: &str) -> Result<Answer<MigrationJob>, ClientError> {
+    pub fn empty(
+        &self,
+        collection: &'static str,
+        name: &str,
+        noun: &str,
+        order: &Value,
+    ) -> Result<Answer<MigrationJob>, ClientError> {
         let what = format!("{noun} {name}");
-        typed(self.call(&Method::POST, &empty_path(collection, name), &what, Some(&json!({})))?, &what)
+        typed(self.call(&Method::POST, &empty_path(collection, name), &what, Some(order))?, &what)
     }
 
     /// Says what that would do, and does nothing.

@@ -4,8 +4,8 @@ use super::admin::require_admin;
 use crate::{
     args::{
         CancelCommand, CreateCommand, CreateMigration, EmptyArgs, EmptyCommand, EmptyStorageCommand, MigrateCommand,
-        MigrateDisc, MigratingCommand, MigrationsArgs, RegradeCommand, ShowCommand, UpdateCommand, UpdateMigration,
-        UpdatePool, UpdateTail, WaitArgs,
+        MigratingCommand, MigrationsArgs, RegradeCommand, ShowCommand, UpdateCommand, UpdateMigration, UpdatePool,
+        UpdateTail, WaitArgs,
     },
     client::Answer,
     context::Context,
@@ -20,27 +20,37 @@ use spine::api::MigrationJob;
 pub fn migrate(context: &Context, MigrateCommand::Disc(args): &MigrateCommand) -> Result<Output, Error> {
     require_admin(context)?;
     if args.plan {
-        return plan_disc(context, args);
+        let pools: Vec<&String> = args.pool.iter().collect();
+        return plan(context, &json!({"sources": {"discs": [args.disc]}, "destinations": {"pools": pools}}));
     }
     let mut body = Map::new();
     body.extend(args.pool.as_ref().map(|pool| ("new_pool_spec".to_owned(), json!(pool))));
-    body.extend(args.limit.map(|limit| ("limit_mb_per_s".to_owned(), json!(limit))));
+    body.extend(limit(args.limit));
     let body = Value::Object(body);
     let job = context.client()?.order_disc(args.disc, "migrate", &body)?;
     follow(context, job, &args.wait)
 }
 
-fn plan_disc(context: &Context, args: &MigrateDisc) -> Result<Output, Error> {
-    let pools: Vec<&String> = args.pool.iter().collect();
-    let order = json!({"sources": {"discs": [args.disc]}, "destinations": {"pools": pools}});
-    let answer = context.client()?.plan_job(&order)?;
+/// What would become of each disc of a job.
+fn plan(context: &Context, order: &Value) -> Result<Output, Error> {
+    let answer = context.client()?.plan_job(order)?;
     Ok(Output { page: pages::plan(&answer.value), json: answer.json })
+}
+
+/// How a limit is said to the brain.
+fn limit(mb_per_s: Option<u32>) -> Option<(String, Value)> {
+    mb_per_s.map(|limit| ("limit_mb_per_s".to_owned(), json!(limit)))
 }
 
 /// `bigv regrade …`
 pub fn regrade(context: &Context, RegradeCommand::Disc(args): &RegradeCommand) -> Result<Output, Error> {
     require_admin(context)?;
-    let job = context.client()?.order_disc(args.disc, "regrade", &json!({"new_grade": args.grade}))?;
+    if args.plan {
+        return plan(context, &json!({"sources": {"discs": [args.disc]}, "options": {"grade": args.grade}}));
+    }
+    let mut body = Map::from_iter([("new_grade".to_owned(), json!(args.grade))]);
+    body.extend(limit(args.limit));
+    let job = context.client()?.order_disc(args.disc, "regrade", &Value::Object(body))?;
     follow(context, job, &args.wait)
 }
 
@@ -50,19 +60,17 @@ pub fn create(context: &Context, CreateCommand::Migration(args): &CreateCommand)
     if args.discs.is_empty() && args.pools.is_empty() && args.tails.is_empty() {
         return Err(Error::Missing { what: "what is to be moved", option: "--disc, --pool or --tail" });
     }
-    let client = context.client()?;
     let order = job_order(args);
     if args.plan {
-        let answer = client.plan_job(&order)?;
-        return Ok(Output { page: pages::plan(&answer.value), json: answer.json });
+        return plan(context, &order);
     }
-    follow(context, client.create_job(&order)?, &args.wait)
+    follow(context, context.client()?.create_job(&order)?, &args.wait)
 }
 
 fn job_order(args: &CreateMigration) -> Value {
     let mut options = Map::new();
     options.extend(args.priority.map(|priority| ("priority".to_owned(), json!(priority))));
-    options.extend(args.limit.map(|limit| ("limit_mb_per_s".to_owned(), json!(limit))));
+    options.extend(limit(args.limit));
     json!({
         "options": options,
         "sources": {"discs": args.discs, "pools": args.pools, "tails": args.tails},
@@ -87,7 +95,9 @@ fn empty_one(context: &Context, collection: &'static str, noun: &str, args: &Emp
         let answer = client.plan_emptying(collection, &args.name, noun)?;
         return Ok(Output { page: pages::plan(&answer.value), json: answer.json });
     }
-    follow(context, client.empty(collection, &args.name, noun)?, &args.wait)
+    let mut order = Map::new();
+    order.extend(limit(args.limit));
+    follow(context, client.empty(collection, &args.name, noun, &Value::Object(order))?, &args.wait)
 }
 
 /// `bigv cancel …`
@@ -176,6 +186,9 @@ pub fn show(context: &Context, command: &ShowCommand) -> Result<Output, Error> {
         ShowCommand::Migrations(args) => list(context, args),
         ShowCommand::Migration(args) => {
             let answer = context.client()?.job(args.id)?;
+            if args.follow {
+                return follow(context, answer, &WaitArgs { no_wait: false, wait_max: None });
+            }
             Ok(Output { page: pages::job(&answer.value), json: answer.json })
         }
         ShowCommand::Migrating(MigratingCommand::Discs) => {

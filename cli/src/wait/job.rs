@@ -75,13 +75,13 @@ fn judge(job: &MigrationJob, moving: &[Disc]) -> Verdict {
     Verdict::NotYet { text, percent: percent.map(|percent| percent.min(100)) }
 }
 
-/// `copying to tail2-sata1, 110 MB/s, 12 s left`
+/// `copying, 12 s left, 110 of at most 120 MB/s, to tail2-sata1`: what matters most comes first, for a progress bar may cut the rest off.
 pub fn move_text(one: &DiscMove) -> String {
-    let limit = one.migration_limit_mb_per_s.map(|limit| format!(" of at most {limit}")).unwrap_or_default();
-    let speed = one.migration_speed.map(|speed| format!(", {speed} MB/s{limit}")).unwrap_or_default();
     let eta = one.migration_eta.map(|seconds| format!(", {seconds} s left")).unwrap_or_default();
+    let limit = one.migration_limit_mb_per_s.map(|limit| format!(" of at most {limit}")).unwrap_or_default();
+    let speed = one.migration_speed.map(|speed| format!(", {speed}{limit} MB/s")).unwrap_or_default();
     let why = one.migration_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("{} to {}{speed}{eta}{why}", one.migration_phase, one.new_storage_pool)
+    format!("{}{eta}{speed}, to {}{why}", one.migration_phase, one.new_storage_pool)
 }
 
 /// What went wrong, and what to do; none when every disc was moved.
@@ -135,11 +135,11 @@ mod tests {
         let not_yet = |text: &str, percent| Verdict::NotYet { text: text.to_owned(), percent: Some(percent) };
         assert_eq!(judge(&job(&[(1, "queued")], false), &[]), not_yet("queued: because", 0));
         let one = judge(&job(&[(1, "moving")], false), &[moving(1, 40), moving(9, 1)]);
-        assert_eq!(one, not_yet("copying to b, 110 MB/s, 12 s left", 40));
+        assert_eq!(one, not_yet("copying, 12 s left, 110 MB/s, to b", 40));
         let all = job(&[(1, "done"), (2, "moving"), (3, "queued"), (4, "queued")], false);
         let mut limited = moving(2, 60).moving.unwrap();
         limited.migration_limit_mb_per_s = Some(120);
-        assert_eq!(move_text(&limited), "copying to b, 110 MB/s of at most 120, 12 s left");
+        assert_eq!(move_text(&limited), "copying, 12 s left, 110 of at most 120 MB/s, to b");
         assert_eq!(judge(&all, &[moving(2, 60)]), not_yet("1 ended, 1 moving, 2 queued", 40));
         assert_eq!(judge(&job(&[(1, "errored")], true), &[]), Verdict::Reached);
     }

@@ -78,7 +78,7 @@ fn b13_a_disc_is_moved_and_waited_for() {
         news,
         [
             "disc 45859: queued: tail2 is not connected 0%",
-            "disc 45859: copying to tail2-sata1, 110 MB/s, 12 s left 42%"
+            "disc 45859: copying, 12 s left, 110 MB/s, to tail2-sata1 42%"
         ]
     );
     assert_snapshot!("migrated", run.stdout);
@@ -89,6 +89,11 @@ fn b13_a_disc_is_moved_and_waited_for() {
     assert_eq!(sent(&brain), json!({}));
     bigv.run("--admin migrate disc 45859 --limit 50 --no-wait");
     assert_eq!(sent(&brain), json!({"limit_mb_per_s": 50}));
+
+    // One that is under way can be watched at any time.
+    brain.on(JOB, [&moving, &moving, &done].map(reply));
+    let run = bigv.run("--admin show migration 5 --follow");
+    assert!(run.code == 0 && run.stderr.contains("12 s left") && run.stdout.contains("done"), "{run:?}");
 }
 
 #[test]
@@ -124,9 +129,16 @@ fn plans_say_what_would_be_done_and_do_nothing() {
     let bigv = Bigv::new(&brain);
     assert_snapshot!("plan", bigv.ok("--admin empty tail tail1 --plan"));
     let same = bigv.ok("--admin create migration --tail tail1 --to-tail tail2 --plan");
-    for line in ["empty tail tail1", "empty storage pool tail1-sata1", "empty pool tail1-sata1", "migrate disc 45859"] {
+    for line in [
+        "empty tail tail1",
+        "empty storage pool tail1-sata1",
+        "empty pool tail1-sata1",
+        "migrate disc 45859",
+        "regrade disc 45859 ssd",
+    ] {
         assert_eq!(bigv.ok(&format!("--admin {line} --plan")), same, "{line}");
     }
+    assert_eq!(sent(&brain), json!({"sources": {"discs": [45859]}, "options": {"grade": "ssd"}}));
     assert!(brain.lines().iter().all(|line| line.ends_with("?plan=true")), "{:?}", brain.lines());
 }
 
@@ -150,6 +162,8 @@ fn b14_b15_jobs_are_ordered_changed_and_shown() {
             "destinations": {"pools": ["q"], "tails": ["t"]}})
     );
     assert_eq!(body("empty tail tail1 --no-wait"), json!({}));
+    assert_eq!(body("empty tail tail1 --limit 50 --no-wait"), json!({"limit_mb_per_s": 50}));
+    assert_eq!(body("regrade disc 45859 ssd --limit 50 --no-wait"), json!({"new_grade": "ssd", "limit_mb_per_s": 50}));
     assert_eq!(body("update migration --id 5 --priority 9"), json!({"options": {"priority": 9}}));
     assert_eq!(body("update migration --id 5 --cancel-all"), json!({"cancel": {"all": true}}));
     assert_eq!(
@@ -184,6 +198,7 @@ fn b14_b15_jobs_are_ordered_changed_and_shown() {
         ("--admin create migration", "--disc, --pool or --tail"),
         ("--admin update migration --id 5", "--cancel-all"),
         ("--admin update pool p", "--usage-strategy"),
+        ("--admin update tail t --usage-strategy flood", "empty, default, none"),
         ("--admin migrate disc vda", "vda"),
         ("--admin cancel migration", "--disc"),
     ] {

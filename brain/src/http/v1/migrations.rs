@@ -137,23 +137,37 @@ pub(crate) async fn update(
 }
 
 /// POST /admin/storage_pools/{pool}/empty `?plan=true`
-pub(crate) async fn empty_pool(State(api): State<Api>, caller: Caller, named: Named) -> Result<Answer, Fault> {
+pub(crate) async fn empty_pool(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+    Body(body): Body,
+) -> Result<Answer, Fault> {
+    let (limit, ignored) = only_limit(body)?;
     let spec = named.segment("pool")?;
     if named.flag("plan") {
-        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_pool(&name(&spec))).await?;
-        return Answer::ok(&plan_shape(&lines));
+        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_pool(&name(&spec), limit)).await?;
+        return Ok(Answer::ok(&plan_shape(&lines))?.ignoring(ignored));
     }
-    Answer::ok(&job_shape(emptying::pool(&api.service, &caller, &spec).await?))
+    let tree = emptying::pool(&api.service, &caller, &spec, limit).await?;
+    Ok(Answer::ok(&job_shape(tree))?.ignoring(ignored))
 }
 
 /// POST /admin/tails/{node}/empty `?plan=true`
-pub(crate) async fn empty_tail(State(api): State<Api>, caller: Caller, named: Named) -> Result<Answer, Fault> {
+pub(crate) async fn empty_tail(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Named,
+    Body(body): Body,
+) -> Result<Answer, Fault> {
+    let (limit, ignored) = only_limit(body)?;
     let spec = named.segment("node")?;
     if named.flag("plan") {
-        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_tail(&name(&spec))).await?;
-        return Answer::ok(&plan_shape(&lines));
+        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_tail(&name(&spec), limit)).await?;
+        return Ok(Answer::ok(&plan_shape(&lines))?.ignoring(ignored));
     }
-    Answer::ok(&job_shape(emptying::tail(&api.service, &caller, &spec).await?))
+    let tree = emptying::tail(&api.service, &caller, &spec, limit).await?;
+    Ok(Answer::ok(&job_shape(tree))?.ignoring(ignored))
 }
 
 async fn order_or_plan(api: &Api, caller: &Caller, named: &Named, order: &JobOrder) -> Result<Answer, Fault> {
@@ -196,6 +210,14 @@ fn limit(options: &mut Fields) -> Option<i64> {
         options.complain("limit_mb_per_s", &format!("must be between 1 and {MOVE_MB_PER_S_MAX}"));
     }
     limit
+}
+
+/// The limit of a body that says nothing else, and what was ignored there.
+fn only_limit(mut body: Fields) -> Result<(Option<i64>, Vec<String>), Fault> {
+    let limit = limit(&mut body);
+    let (invalid, ignored) = body.finish();
+    invalid.result()?;
+    Ok((limit, ignored))
 }
 
 fn read_named(body: &mut Fields, name: &str) -> migrations::Named {
