@@ -13,7 +13,7 @@
 //! of a connection that is cut has nothing of this carried out (rule 4). When the disc is closed, or is tracked no
 //! more, all goes on at once.
 
-use super::handle::ShardError;
+use super::error::ShardError;
 use super::owner::{Shard, Work};
 use super::transfers::Payload;
 use crate::disc::brake::Brake;

@@ -21,7 +21,8 @@
 //! again (safety rule 26).
 
 use super::access::Grant;
-use super::handle::{OpenDisc, ShardError};
+use super::error::ShardError;
+use super::handle::OpenDisc;
 use super::owner::Shard;
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;

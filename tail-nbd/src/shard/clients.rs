@@ -1,7 +1,8 @@
 //! From a new connection to a started request.
 
 use super::access::{Grant, Refusal};
-use super::handle::{Adopted, ShardError};
+use super::error::ShardError;
+use super::handle::Adopted;
 use super::owner::{Shard, Waiter};
 use super::transfers::Payload;
 use crate::connection::receive::{Input, Landing};

@@ -1,7 +1,8 @@
 //! The thread of a shard: the only place that knows both the shard and the kernel's ring.
 
 use super::engine::Engine;
-use super::handle::{Patience, ShardConfig, ShardEvent, StartError};
+use super::error::StartError;
+use super::handle::{Patience, ShardConfig, ShardEvent};
 use super::linger::Linger;
 use crate::buffer::Pool;
 use crate::mailbox::{MailboxReceiver, Post};

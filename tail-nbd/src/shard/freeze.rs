@@ -14,7 +14,7 @@
 //! A client that loses its right while its disc is frozen is cut off at once, and a disc that is closed drops its clients;
 //! what was suspended for them is never carried out.
 
-use super::handle::ShardError;
+use super::error::ShardError;
 use super::owner::Shard;
 use crate::connection;
 use crate::disc::{Disc, State, mode};

@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::driver;
+use super::error::{ShardError, StartError};
 use super::tracking::Taken;
 use crate::connection::Transport;
 use crate::disc::dirty::Dirty;
@@ -12,19 +13,17 @@ use crate::limits::{
     STALL_SECONDS_MAX, WHOLE_SECONDS_MAX,
 };
 use crate::mailbox::{self, Letter, MailboxSender, Reply};
-use crate::memory::{Memory, TooLittle};
+use crate::memory::Memory;
 use crate::metrics::{DiscCounters, Histogram, Shortages};
 use crate::nbd::server::Server;
-use crate::ring::probe::{Mask, ProbeError};
+use crate::ring::probe::Mask;
 use crate::tls::Front;
 use crate::whole::Whole;
 use spine::id::DiscNumber;
 use std::fs::File;
-use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
-use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 /// How to start the shards.
@@ -138,75 +137,6 @@ impl ShardEvent {
     }
 }
 
-/// Why the shards did not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The kernel lacks something that is required.
-    #[error("this kernel cannot run tail-nbd")]
-    Probe(#[from] ProbeError),
-    /// There is not enough memory for the shards.
-    #[error(transparent)]
-    Memory(#[from] TooLittle),
-    /// A thread or a descriptor was not to be had.
-    #[error("shard {shard}: {what}")]
-    Os {
-        /// Which shard, counted from 0.
-        shard: usize,
-        /// What was tried.
-        what: &'static str,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// Why a shard refused an order.
-#[derive(Debug, Error)]
-pub enum ShardError {
-    /// No such disc is open.
-    #[error("disc {0} is not open")]
-    NotOpen(DiscNumber),
-    /// The number is open already.
-    #[error("disc {0} is open already")]
-    AlreadyOpen(DiscNumber),
-    /// A named limit is reached.
-    #[error("disc {number}: the limit {limit} is reached")]
-    Full {
-        /// The disc.
-        number: DiscNumber,
-        /// The limit's name in `limits.rs`.
-        limit: &'static str,
-    },
-    /// Another resize or close of this disc is still under way, or it panicked and must be closed first.
-    #[error("disc {0} is busy")]
-    Busy(DiscNumber),
-    /// The size would leave data beyond it.
-    #[error("disc {number} has data at byte {at}")]
-    WouldLoseData {
-        /// The disc.
-        number: DiscNumber,
-        /// Where the first such data is.
-        at: u64,
-    },
-    /// The operating system failed.
-    #[error("disc {number}: {what}")]
-    Os {
-        /// The disc.
-        number: DiscNumber,
-        /// What was tried.
-        what: &'static str,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// What another process says of the disc or its clients does not fit together.
-    #[error("disc {0}: what was handed over does not fit together")]
-    Unsound(DiscNumber),
-    /// The shard's thread has ended.
-    #[error("the shard of disc {0} has stopped")]
-    Stopped(DiscNumber),
-}
-
 /// One client of a disc.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientStatus {
@@ -307,7 +237,7 @@ impl Shards {
 
     /// One shard without a thread: whoever has the mailbox does its work.
     #[cfg(test)]
-    pub(crate) fn without_thread() -> io::Result<(Self, mailbox::MailboxReceiver)> {
+    pub(crate) fn without_thread() -> std::io::Result<(Self, mailbox::MailboxReceiver)> {
         let (mailbox, receiver) = mailbox::mailbox()?;
         let shards = vec![Running { mailbox, thread: std::thread::Builder::new().spawn(|| ())? }];
         Ok((Self { shards, features: String::new(), memory: Memory::default_for(1) }, receiver))

@@ -25,9 +25,11 @@ mod carry;
 mod clients;
 #[cfg(test)]
 mod crowd;
+mod deadlines;
 mod direct;
 pub mod driver;
 pub mod engine;
+mod error;
 mod events;
 mod freeze;
 mod handle;
@@ -38,13 +40,12 @@ mod secure;
 mod succession;
 mod tracking;
 mod transfers;
+mod transmit;
 
 pub use access::{Access, Grant, Refusal};
 pub use braking::Braked;
 pub use carry::{Borrowed, CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts, Suspended};
 pub(crate) use clients::{configure, configure_listener};
-pub use handle::{
-    Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardError, ShardEvent, ShardStatus, Shards,
-    StartError,
-};
+pub use error::{ShardError, StartError};
+pub use handle::{Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, ShardStatus, Shards};
 pub use tracking::Taken;

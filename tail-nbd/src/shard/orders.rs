@@ -1,7 +1,8 @@
 //! Orders of the control side, and what follows from them.
 
 use super::access::Access;
-use super::handle::{ClientStatus, DiscStatus, OpenDisc, ShardError};
+use super::error::ShardError;
+use super::handle::{ClientStatus, DiscStatus, OpenDisc};
 use super::owner::Shard;
 use crate::buffer::Holder;
 use crate::connection;

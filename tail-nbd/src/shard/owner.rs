@@ -10,13 +10,9 @@ use crate::connection::parking::Parking;
 use crate::connection::{Connection, State, transfer::Transfer};
 use crate::disc::locks::Locks;
 use crate::disc::{self, Disc};
-use crate::limits::{
-    CHANGES_MAX, CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, SPARE_BATCHES_MAX, TRANSFERS_MAX,
-};
+use crate::limits::{CHANGES_MAX, CONNECTIONS_MAX, DISCS_MAX, HELD_BYTES_MAX, HELD_PART_MAX, TRANSFERS_MAX};
 use crate::mailbox::Reply;
 use crate::metrics::{Histogram, Limit, Shortages};
-use crate::nbd::reply::Answer;
-use crate::nbd::request::Request;
 use crate::ring::batch::Batch;
 use crate::ring::op::{Completion, Op, Owner};
 use crate::ring::pipe::Pipes;
@@ -26,8 +22,6 @@ use crate::tls::Front;
 use rustix::net::Shutdown;
 use spine::id::DiscNumber;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::IpAddr;
-use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
 /// A shard's discs and clients, and what is to be submitted for them.
@@ -75,7 +69,7 @@ pub(super) struct Shard {
     /// Somebody waits for the next turn, and for nothing else.
     pub(super) hurried: bool,
     /// Of connections that have a deadline.
-    alarms: Alarms,
+    pub(super) alarms: Alarms,
     /// Discs of which something is only seen by looking.
     again: BTreeSet<Token>,
     /// When they are looked at.
@@ -86,12 +80,12 @@ pub(super) struct Shard {
     /// Completions of the turn that is under way, and of those before.
     completions_count: u64,
     completions_per_turn: Histogram,
-    sends_count: u64,
+    pub(super) sends_count: u64,
     pub(super) shortages: Shortages,
     pub(super) events: Events,
     pub(super) patience: Patience,
     parking: Parking,
-    deaf_told_at: Option<Instant>,
+    pub(super) deaf_told_at: Option<Instant>,
     pub(super) stopping: Option<oneshot::Sender<()>>,
     #[cfg(test)]
     pub(super) panic_on_request: Option<DiscNumber>,
@@ -314,89 +308,6 @@ impl Shard {
         if held_bytes > 0 && held_bytes + bytes > self.held_bytes_max { None } else { self.pool.take(bytes, holder) }
     }
 
-    /// A batch to fill.
-    pub(super) fn spare_batch(&mut self) -> Box<Batch> {
-        self.batches.pop().unwrap_or_default()
-    }
-
-    /// A batch that is sent, or will never be.
-    pub(super) fn recycle(&mut self, mut batch: Box<Batch>) {
-        batch.clear();
-        // After thousands of clients came at once, most would never be needed again.
-        if self.batches.len() < SPARE_BATCHES_MAX {
-            self.batches.push(batch);
-        }
-    }
-
-    /// Has `write` append its answer to the replies of a connection, unless it is cut.
-    pub(super) fn reply(&mut self, token: Token, request: &Request, write: impl FnOnce(&mut Batch, Answer)) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.state == State::Cut {
-            return;
-        }
-        let answer = Answer::new(connection.style(), request);
-        let mut batch = match connection.filling.take() {
-            Some(batch) => batch,
-            None => self.spare_batch(),
-        };
-        write(&mut batch, answer);
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.filling = Some(batch);
-        }
-        self.touch(token);
-    }
-
-    fn transmit(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.sending {
-            return;
-        }
-        let Some(mut batch) = connection.unsent.take().or_else(|| connection.filling.take()) else { return };
-        if batch.is_empty() || connection.state == State::Cut {
-            return self.recycle(batch);
-        }
-        batch.seal();
-        connection.sending = true;
-        connection.taken_bytes = batch.sent_bytes();
-        self.sends_count += 1;
-        let socket = Rc::clone(&connection.socket);
-        self.set_send_deadline(token, batch.has_whole_reply());
-        self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
-    }
-
-    fn handle_transmitted(&mut self, token: Token, completion: Completion) {
-        let Op::Transmit { socket, mut batch } = completion.op else { unreachable!("a send") };
-        let Some(connection) = self.connections.get_mut(token) else { return self.recycle(batch) };
-        self.current = Some(connection.disc);
-        let sent = match completion.result {
-            Ok(sent) if sent > 0 => sent,
-            Err(errno) if matches!(errno.0, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => 0,
-            Ok(_) | Err(_) => {
-                connection.sending = false;
-                self.recycle(batch);
-                return self.cut(token);
-            }
-        };
-        if connection.state == State::Cut || batch.advance(sent as usize) {
-            connection.sending = false;
-            connection.send_deadline = None;
-            self.recycle(batch);
-            self.touch(token);
-        } else if connection.held {
-            connection.sending = false;
-            connection.send_deadline = None;
-            connection.unsent = Some(batch);
-        } else {
-            let has_taken = batch.sent_bytes() > connection.taken_bytes;
-            connection.taken_bytes = batch.sent_bytes();
-            // A long reply has one deadline for all of it.
-            if has_taken && !batch.has_whole_reply() {
-                self.set_send_deadline(token, false);
-            }
-            self.outbox.push_back((Owner::Transmit(token), Op::Transmit { socket, batch }));
-        }
-    }
-
     /// No more requests of this client; it is closed when all is answered.
     pub(super) fn drain(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
@@ -469,34 +380,6 @@ impl Shard {
         }
     }
 
-    /// Has the deadline of a connection, if it has one, looked at when it is due.
-    pub(super) fn set_alarm(&mut self, token: Token) {
-        if let Some(connection) = self.connections.get_mut(token)
-            && let Some(deadline) = connection.next_deadline()
-        {
-            self.alarms.set(token, &mut connection.alarm, deadline);
-        }
-    }
-
-    /// Cuts the connection unless something happens within so many seconds.
-    pub(super) fn set_deadline(&mut self, token: Token, seconds: u64) {
-        let deadline = self.now.plus_seconds(seconds);
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.deadline = Some(deadline);
-        }
-        self.set_alarm(token);
-    }
-
-    /// Cuts the connection unless it takes some of its replies, or all of a whole one.
-    fn set_send_deadline(&mut self, token: Token, whole: bool) {
-        let seconds = if whole { self.patience.whole_seconds } else { self.patience.send_seconds };
-        let deadline = self.now.plus_seconds(seconds);
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.send_deadline = Some(deadline);
-        }
-        self.set_alarm(token);
-    }
-
     /// Has a disc looked at within a second: to accept again, or because its file is held by somebody who will not say
     /// when he gives it up.
     pub(super) fn look_again(&mut self, disc: Token) {
@@ -518,38 +401,6 @@ impl Shard {
         for disc in std::mem::take(&mut self.again) {
             self.progress(disc);
             self.accept(disc);
-        }
-    }
-
-    fn look_at_deadlines(&mut self) {
-        while let Some(token) = self.alarms.take_due(self.now) {
-            let Some(connection) = self.connections.get_mut(token) else { continue };
-            connection.alarm = None;
-            match connection.next_deadline() {
-                // Its deadlines rest until the disc is thawed.
-                _ if connection.held => {}
-                Some(deadline) if deadline <= self.now => {
-                    let (disc, peer) = (connection.disc, connection.peer);
-                    let is_deaf = connection.send_deadline.is_some_and(|deadline| deadline <= self.now);
-                    tracing::debug!(%peer, is_deaf, "a client is too slow and is cut off");
-                    if is_deaf {
-                        self.note_deaf(disc, peer);
-                    }
-                    self.cut(token);
-                }
-                Some(_) => self.set_alarm(token),
-                None => {}
-            }
-        }
-    }
-
-    /// Counts a client that did not take its replies, and tells of one in a second: a client can cause it.
-    fn note_deaf(&mut self, disc: Token, peer: IpAddr) {
-        let Some(disc) = self.discs.get_mut(disc) else { return };
-        disc.counters.deaf_count += 1;
-        if self.deaf_told_at.is_none_or(|at| at.plus_seconds(1) <= self.now) {
-            self.deaf_told_at = Some(self.now);
-            tracing::warn!(disc = %disc.number, %peer, "a client that does not take its replies is cut off");
         }
     }
 

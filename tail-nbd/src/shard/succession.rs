@@ -1,7 +1,8 @@
 //! What two processes ask of their shards when one takes over from the other.
 
 use super::carry::{Borrowed, CarriedDisc, LentDisc};
-use super::handle::{ShardError, Shards};
+use super::error::ShardError;
+use super::handle::Shards;
 use crate::mailbox::Letter;
 use spine::id::DiscNumber;
 use tokio::sync::oneshot;

@@ -4,7 +4,7 @@
 //! ([`Shard::handle_transfer`]); see [`Dirty`] for why nothing is lost. It lives with the disc: a disc that was closed,
 //! or has panicked, has none any more, and whoever copies it must begin again.
 
-use super::handle::ShardError;
+use super::error::ShardError;
 use super::owner::Shard;
 use crate::disc::State;
 use crate::disc::dirty::Dirty;
