@@ -85,7 +85,7 @@ impl AtOnce {
 
     /// The turn is over, and took so long: all of them did.
     pub fn settle(&mut self, took_us: u64, counters: &mut DiscCounters) {
-        for (of, count) in Self::KINDS.into_iter().zip(std::mem::take(&mut self.0)) {
+        for (of, count) in Self::KINDS.into_iter().zip(core::mem::take(&mut self.0)) {
             if count > 0 {
                 counters.latency_us(of).record_times(took_us, count);
             }
