@@ -4,9 +4,10 @@ use crate::{
     args::{HeadCommand, PoolCommand, TailCommand},
     context::Context,
     error::Error,
-    output::{Output, Page, pages},
+    output::{Output, Page, migrations, pages},
 };
 use serde_json::Value;
+use spine::api::MigrationPlanDisc;
 
 /// What is shown of a kind of thing.
 struct Kind {
@@ -25,6 +26,9 @@ enum Style {
     Plain,
     Mib,
     YesNo,
+    Percent,
+    /// 10⁶ bytes a second; 0 is no limit.
+    Limit,
 }
 
 const HEADS: Kind = Kind {
@@ -71,6 +75,15 @@ const POOLS: Kind = Kind {
     ],
 };
 
+/// What a pool's own page says beyond that.
+const POOL_SETTINGS: [Column; 5] = [
+    ("overcommit", "overcommit_ratio", Style::Percent),
+    ("moves at once", "migration_concurrency", Style::Plain),
+    ("move limit", "migration_limit_mb_per_s", Style::Limit),
+    ("short below", "short_percent", Style::Percent),
+    ("relieves itself", "relieve_automatically", Style::YesNo),
+];
+
 /// `bigv head …`
 pub fn heads(context: &Context, command: &HeadCommand) -> Result<Output, Error> {
     match command {
@@ -92,7 +105,7 @@ pub fn tails(context: &Context, command: &TailCommand) -> Result<Output, Error> 
 pub fn pools(context: &Context, command: &PoolCommand) -> Result<Output, Error> {
     match command {
         PoolCommand::List => list(context, &POOLS),
-        PoolCommand::Show(args) => show(context, &POOLS, &args.name),
+        PoolCommand::Show(args) => show_pool(context, &args.name),
         PoolCommand::Discs(args) => discs(context, &POOLS, &args.name),
     }
 }
@@ -117,6 +130,24 @@ fn show(context: &Context, kind: &Kind, name: &str) -> Result<Output, Error> {
     Ok(Output { json: thing, page: Page::Facts(facts) })
 }
 
+/// A pool, and the moves that the brain proposes when it is short.
+fn show_pool(context: &Context, name: &str) -> Result<Output, Error> {
+    require_admin(context)?;
+    let pool = context.client()?.admin_one(POOLS.collection, name, POOLS.noun)?;
+    let columns = POOLS.columns.iter().chain(&POOL_SETTINGS);
+    let facts = Page::Facts(columns.map(|column| (column.0, cell(&pool, column))).collect());
+    let page = match pool.get("short").and_then(Value::as_bool) {
+        Some(true) => {
+            let proposed = pool.get("proposed_moves").cloned().unwrap_or_default();
+            // An older brain proposes nothing.
+            let discs: Vec<MigrationPlanDisc> = serde_json::from_value(proposed).unwrap_or_default();
+            Page::Several(vec![facts, migrations::proposed(&discs)])
+        }
+        _ => facts,
+    };
+    Ok(Output { json: pool, page })
+}
+
 fn discs(context: &Context, kind: &Kind, name: &str) -> Result<Output, Error> {
     require_admin(context)?;
     let answer = context.client()?.admin_discs(kind.collection, name, kind.noun)?;
@@ -135,6 +166,11 @@ fn cell(thing: &Value, (_, attribute, style): &Column) -> String {
     match (thing.get(attribute), style) {
         (None | Some(Value::Null), _) => String::new(),
         (Some(Value::Bool(yes)), Style::YesNo) => if *yes { "yes" } else { "no" }.to_owned(),
+        (Some(Value::Number(number)), Style::Percent) => format!("{number} %"),
+        (Some(Value::Number(number)), Style::Limit) => match number.as_u64() {
+            Some(0) => "none".to_owned(),
+            _ => format!("{number} MB/s"),
+        },
         (Some(Value::Number(number)), Style::Mib) => number.as_i64().map_or_else(|| number.to_string(), pages::size),
         (Some(Value::String(text)), _) => text.clone(),
         (Some(Value::Array(items)), _) => {
@@ -152,7 +188,7 @@ mod tests {
 
     #[test]
     fn whatever_the_brain_sends_can_be_shown() {
-        let thing = json!({"a": null, "b": true, "c": 2048, "d": "x", "e": ["x", 5], "f": {"g": 1}, "h": -1});
+        let thing = json!({"a": null, "b": true, "c": 2048, "d": "x", "e": ["x", 5], "f": {"g": 1}, "h": -1, "z": 0});
         let cell = |attribute, style| cell(&thing, &("", attribute, style));
         assert_eq!(cell("a", Style::Mib), "");
         assert_eq!(cell("nothing", Style::YesNo), "");
@@ -163,5 +199,8 @@ mod tests {
         assert_eq!(cell("e", Style::Plain), "x, 5");
         assert_eq!(cell("f", Style::Plain), "{\"g\":1}");
         assert_eq!(cell("h", Style::Mib), "-1 MiB");
+        assert_eq!(cell("c", Style::Percent), "2048 %");
+        assert_eq!(cell("c", Style::Limit), "2048 MB/s");
+        assert_eq!(cell("z", Style::Limit), "none");
     }
 }

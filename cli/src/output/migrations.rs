@@ -2,12 +2,21 @@
 
 use super::{Page, pages::size};
 use crate::wait::job::move_text;
-use spine::api::{Disc, DiscMove, MigrationJob, MigrationPlan, OldCopy};
+use spine::api::{Disc, DiscMove, MigrationJob, MigrationPlan, MigrationPlanDisc, OldCopy};
 
 /// What a job would do, disc by disc.
 pub fn plan(plan: &MigrationPlan) -> Page {
-    let rows = plan
-        .discs
+    moves(None, &plan.discs, "There are no discs to be moved.")
+}
+
+/// What the brain proposes when a pool is short.
+pub fn proposed(discs: &[MigrationPlanDisc]) -> Page {
+    let none = "None: no other pool takes them, or what is on its way out is enough.";
+    moves(Some("moves that would help"), discs, none)
+}
+
+fn moves(title: Option<&'static str>, discs: &[MigrationPlanDisc], none: &str) -> Page {
+    let rows = discs
         .iter()
         .map(|disc| {
             let to = disc.to.clone().unwrap_or_else(|| "stays".to_owned());
@@ -16,8 +25,8 @@ pub fn plan(plan: &MigrationPlan) -> Page {
             vec![disc.id.to_string(), label, size(disc.size), from, to, disc.reason.clone()]
         })
         .collect();
-    let none = "There are no discs to be moved.".to_owned();
-    Page::List { title: None, headers: vec!["disc", "of VM", "size", "from", "to", "why"], rows, none }
+    let headers = vec!["disc", "of VM", "size", "from", "to", "why"];
+    Page::List { title, headers, rows, none: none.to_owned() }
 }
 
 /// Jobs.

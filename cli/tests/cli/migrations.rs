@@ -209,6 +209,25 @@ fn b14_b15_jobs_are_ordered_changed_and_shown() {
 }
 
 #[test]
+fn r126_a_pool_that_is_short_shows_what_would_help() {
+    let brain = brain();
+    let mut pool = json!({"id": 1, "label": "tail1-sata1", "grade": "sata", "size": 102_400, "free_space": 8704,
+        "alloc": 3072, "discs": 2, "short": true, "usage_strategy": null, "note": "", "overcommit_ratio": 150,
+        "migration_concurrency": 2, "migration_limit_mb_per_s": 0, "short_percent": 10, "relieve_automatically": false,
+        "proposed_moves": plan()["discs"]});
+    let path = "GET /admin/storage_pools/tail1-sata1";
+    brain.json(path, pool.to_string());
+    let bigv = Bigv::new(&brain);
+    assert_snapshot!("short_pool", bigv.ok("--admin pool show tail1-sata1"));
+    pool["proposed_moves"] = json!([]);
+    brain.json(path, pool.to_string());
+    assert!(bigv.ok("--admin pool show tail1-sata1").contains("None: no other pool takes them"));
+    pool["short"] = json!(false);
+    brain.json(path, pool.to_string());
+    assert!(!bigv.ok("--admin pool show tail1-sata1").contains("would help"));
+}
+
+#[test]
 fn rule9_a_disc_is_promoted_and_taken_back_only_by_its_number_and_with_a_reason() {
     let brain = brain();
     for action in ["promote", "take_back", "remove_old_copies"] {
