@@ -2,14 +2,8 @@
 
 mod netns;
 
-use netns::{Net, ip, run_in};
-use std::{
-    collections::BTreeSet,
-    io::Read as _,
-    net::Ipv6Addr,
-    sync::mpsc,
-    time::{Duration, Instant},
-};
+use netns::{Net, ip, run_in, until};
+use std::{collections::BTreeSet, io::Read as _, net::Ipv6Addr, sync::mpsc, time::Duration};
 use tail_nbd::address::{
     Addresses, KeeperConfig, neighbour,
     netlink::{self, Netlink},
@@ -21,14 +15,6 @@ fn address(text: &str) -> Ipv6Addr {
 
 fn config() -> KeeperConfig {
     KeeperConfig { interface: "storage0".into(), prefix: "fd00:b16:0:d::/64".parse().unwrap() }
-}
-
-async fn until(what: &str, happens: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !happens() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[test]

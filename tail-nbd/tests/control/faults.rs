@@ -6,9 +6,11 @@ use crate::{
     netns::{
         Net,
         brain::{Brain, no, ok},
+        start,
         tail::Tail,
+        until,
     },
-    qemu_io, size_seen, until, works,
+    qemu_io, size_seen, works,
 };
 use serde_json::json;
 use std::fs;
@@ -17,10 +19,7 @@ use std::fs;
 fn files_that_are_not_understood_are_shown_and_left_alone() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         for number in [7, 8, 9] {
             ok(brain.create(&format!("disc.sata.{number}"), attached(MIB, "key")).await);
         }
@@ -53,10 +52,7 @@ fn files_that_are_not_understood_are_shown_and_left_alone() {
 fn rule17_a_failed_flush_is_remembered_over_restarts() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
         works(&qemu_io(7, "key", &["write -P 1 0 4k", "flush"]));
         tail.terminate();
@@ -127,10 +123,7 @@ fn a_disc_with_a_failed_flush_takes_an_image_and_a_size_is_given_again() {
 fn a_disc_that_was_mended_is_loaded_by_an_operator() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
         tail.terminate();
         let cut = |size| fs::File::options().write(true).open(tail.file("7.data")).unwrap().set_len(size).unwrap();

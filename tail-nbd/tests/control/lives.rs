@@ -5,6 +5,7 @@ use crate::{
     netns::{
         Net,
         brain::{Brain, no, ok},
+        start,
         tail::{Tail, allocated},
     },
     qemu_io, size_seen, works,
@@ -20,10 +21,7 @@ use std::{
 fn a_disc_from_its_making_to_its_end() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         let hello = brain.hello.clone().unwrap();
         assert_eq!(hello.extra["storage_address"], "fd00:b16:0:2::21");
         assert_eq!(brain.resource("global.storage_pools").unwrap()["sata1"]["discs"], 0);
@@ -86,10 +84,7 @@ fn a_disc_from_its_making_to_its_end() {
 fn a_withdrawal_cuts_a_client_off() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         ok(brain.create("disc.sata.7", attached(64 * MIB, "key1")).await);
         // A client that writes until it is cut off.
         let script = "import nbd\nh = nbd.NBD()\nh.connect_uri('nbd://[fd00:b16:0:d::7]:10809/key1')\nprint('in', flush=True)\n\
@@ -117,10 +112,7 @@ fn a_withdrawal_cuts_a_client_off() {
 fn orders_that_are_refused_leave_nothing() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         let with = |attribute: &str, value: Value| {
             let mut order = disc(MIB);
             order[attribute] = value;

@@ -10,10 +10,7 @@ mod pools;
 mod restarts;
 
 use serde_json::{Value, json};
-use std::{
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::process::{Command, Output};
 
 const MIB: u64 = 1 << 20;
 
@@ -55,14 +52,6 @@ fn fails(output: &Output) {
     let text = String::from_utf8_lossy(&output.stdout);
     let refused = !output.status.success() || text.contains("failed");
     assert!(refused, "this must not work: {text}");
-}
-
-async fn until(what: &str, happens: impl Fn() -> bool) {
-    let deadline = Instant::now() + netns::brain::DEADLINE;
-    while !happens() {
-        assert!(Instant::now() < deadline, "{what}: it does not happen");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 fn size_seen(number: u64, key: &str) -> u64 {

@@ -7,10 +7,11 @@ use crate::{
     netns::{
         Net,
         brain::{Brain, ok},
-        ip, run_in,
+        ip, run_in, start,
         tail::Tail,
+        until,
     },
-    qemu_io, until, works,
+    qemu_io, works,
 };
 use serde_json::json;
 use std::{fs, time::Instant};
@@ -131,10 +132,7 @@ fn one_tail_a_state_directory_and_clear_words_for_operators() {
 fn an_address_that_another_machine_has_is_reported() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
         tail.kill();
         ip(&["-n", &net.tail, "addr", "del", "fd00:b16:0:d::7/128", "dev", "storage0"]);
@@ -157,10 +155,7 @@ fn an_address_that_another_machine_has_is_reported() {
 fn rule11_what_a_killed_tail_leaves_is_removed_but_for_the_addresses_of_its_discs() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         for number in [7, 8] {
             ok(brain.create(&format!("disc.sata.{number}"), attached(MIB, "key")).await);
         }
@@ -222,10 +217,7 @@ fn r127_a_tail_with_a_thousand_discs_starts_soon() {
 fn rule10_a_disc_is_not_served_while_another_process_has_its_lock() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         for number in [7, 8] {
             ok(brain.create(&format!("disc.sata.{number}"), attached(MIB, "key")).await);
         }
@@ -256,10 +248,7 @@ fn rule10_a_disc_is_not_served_while_another_process_has_its_lock() {
 fn a_port_that_is_still_in_use_is_waited_for() {
     let net = Net::new();
     net.run(|| async {
-        let mut tail = Tail::new(&net);
-        tail.start();
-        let mut brain = Brain::listen().await;
-        brain.connect().await;
+        let (mut tail, mut brain) = start(&net).await;
         ok(brain.create("disc.sata.7", attached(MIB, "key")).await);
         tail.kill();
         // As if the killed process's listener lived on. Its own may do so for a moment, too.

@@ -13,6 +13,7 @@ pub mod lan;
 pub mod pool;
 pub mod tail;
 
+use brain::{Brain, DEADLINE};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::File,
@@ -20,7 +21,9 @@ use std::{
     os::fd::AsFd as _,
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
+use tail::Tail;
 
 /// Two joined namespaces.
 pub struct Net {
@@ -88,6 +91,27 @@ pub fn run_in<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + Sen
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// A tail that runs, and a brain that is connected to it.
+pub async fn start(net: &Net) -> (Tail, Brain) {
+    let mut tail = Tail::new(net);
+    tail.start();
+    let mut brain = Brain::listen().await;
+    brain.connect().await;
+    (tail, brain)
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// When that does not happen.
+pub async fn until(what: &str, happens: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !happens() {
+        assert!(Instant::now() < deadline, "{what}: it does not happen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Runs `ip` and returns what it prints.
