@@ -21,8 +21,7 @@ fn rule22_a_copy_that_is_taken_up_becomes_the_same_as_its_source() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
+        pair.start_with_disc().await;
         ok(pair.expect_at_target(1, 2).await);
         // As of an earlier try: much of it is right, some is not, and some is where the source has a hole.
         let (source, target) =
@@ -51,10 +50,8 @@ fn r130_what_the_targets_disk_has_wrong_is_seen_and_sent_again() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(2)).await);
+        pair.start_with_disc().await;
+        pair.begin_move(1, 2, Some(2)).await;
         // Two seconds of it are sent before they are read back.
         let deadline = std::time::Instant::now() + netns::brain::DEADLINE;
         while allocated(&pair.file(2)) < MIB {

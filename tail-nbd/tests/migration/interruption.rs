@@ -43,8 +43,7 @@ fn r130_no_space_at_the_target_is_waited_for() {
     let Some(pool) = SmallPool::mount_ext4(&pair.tails[1], 160) else { return };
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
+        pair.start_with_disc().await;
         ok(pair.expect_at_target(1, 2).await);
         let filler = fill(&pool, 8);
         ok(pair.order_move(1, 2, None).await);
@@ -60,8 +59,7 @@ fn r130_no_space_at_the_target_is_waited_for() {
         assert_eq!(pair.report(1)["migration"]["error"]["kind"], "cancelled");
         ok(pair.drop_copy(2, 2, Some(1)).await);
 
-        ok(pair.expect_at_target(2, 3).await);
-        ok(pair.order_move(2, 3, None).await);
+        pair.begin_move(2, 3, None).await;
         pair.until(1, "it waits", |report| waits_for(report) == "no-space").await;
         writes(&pair);
         fs::remove_file(filler).unwrap();
@@ -77,10 +75,8 @@ fn r130_a_link_that_is_cut_for_a_while_costs_what_was_under_way() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(2)).await);
+        pair.start_with_disc().await;
+        pair.begin_move(1, 2, Some(2)).await;
         let stretch_is_there = |report: &Value| report["migration"]["bytes_copied"].as_u64() > Some(0);
         pair.until(2, "some of it is there", stretch_is_there).await;
         pair.lan.separate(true);
@@ -103,10 +99,8 @@ fn r130_a_restart_of_either_tail_does_not_end_a_move() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(2)).await);
+        pair.start_with_disc().await;
+        pair.begin_move(1, 2, Some(2)).await;
         pair.until(2, "data comes", |report| phase(report) == "copying").await;
         pair.tails[1].kill();
         pair.until(1, "the source notices", |report| waits_for(report) == "unreachable").await;
@@ -139,11 +133,9 @@ fn r130_whenever_the_link_breaks_no_write_is_lost() {
     let client = pair.lan.client.clone();
     let namespace = client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
+        pair.start_with_disc().await;
         let writer = Writer::start(client);
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(40)).await);
+        pair.begin_move(1, 2, Some(40)).await;
         let mut breaks = 0;
         // The guest outruns the limit, so that there are breaks in every pass.
         for _ in 0..4 {

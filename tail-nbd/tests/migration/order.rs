@@ -24,8 +24,7 @@ fn r120_r130_a_disc_moves_while_its_client_writes() {
     let client = pair.lan.client.clone();
     let namespace = client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
+        pair.start_with_disc().await;
         let writer = Writer::start(client);
         ok(pair.expect_at_target(1, 2).await);
         ok(pair.expect_at_target(1, 2).await);
@@ -77,11 +76,9 @@ fn rule18_a_move_that_is_cancelled_leaves_the_disc_where_it_was() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
+        pair.start_with_disc().await;
         no(pair.order_move(1, 1, None).await, "stale-generation");
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(1)).await);
+        pair.begin_move(1, 2, Some(1)).await;
         no(pair.order_move(2, 3, Some(1)).await, "busy");
         no(pair.brain(1).update(DISC, json!({"size": 2 * SIZE})).await, "busy");
         no(pair.brain(2).update(DISC, json!({"size": 2 * SIZE})).await, "busy");

@@ -44,6 +44,12 @@ impl Pair {
         &mut self.brains.as_mut().unwrap()[number - 1]
     }
 
+    /// Both tails run, and tail1 has a disc with some data in it.
+    pub async fn start_with_disc(&mut self) {
+        self.start().await;
+        self.make_disc().await;
+    }
+
     /// A disc on tail1, and some data with holes between.
     pub async fn make_disc(&mut self) {
         self.make_empty_disc(SIZE).await;
@@ -82,6 +88,12 @@ impl Pair {
             "limit_mb_per_s": limit, "pause_ms": 100
         }});
         self.brain(1).update(DISC, order).await
+    }
+
+    /// tail2 expects the disc, and tail1 sends it: at most so many MB a second.
+    pub async fn begin_move(&mut self, attempt: u32, generation: u64, limit: Option<u32>) {
+        ok(self.expect_at_target(attempt, generation).await);
+        ok(self.order_move(attempt, generation, limit).await);
     }
 
     /// Has a tail expect a disc of `size` bytes from the other one, which connects from `address`.

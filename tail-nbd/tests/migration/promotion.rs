@@ -115,8 +115,7 @@ fn rule9_rule19_a_fenced_source_takes_the_disc_back_and_the_target_is_superseded
         writes(&pair);
         ok(pair.drop_copy(2, 3, None).await);
         // The disc can move again.
-        ok(pair.expect_at_target(2, 4).await);
-        ok(pair.order_move(2, 4, None).await);
+        pair.begin_move(2, 4, None).await;
         pair.until(2, "the target owns it", |report| phase(report) == "done").await;
         writes(&pair);
     });
@@ -127,10 +126,8 @@ fn rule9_an_owner_of_former_times_that_still_serves_is_cut_off() {
     let mut pair = Pair::new();
     let namespace = pair.lan.client.clone();
     netns::run_in(&namespace, || async move {
-        pair.start().await;
-        pair.make_disc().await;
-        ok(pair.expect_at_target(1, 2).await);
-        ok(pair.order_move(1, 2, Some(1)).await);
+        pair.start_with_disc().await;
+        pair.begin_move(1, 2, Some(1)).await;
         pair.until(2, "data comes", |report| phase(report) == "copying").await;
         no(pair.brain(2).update(DISC, promote(1, 3, 5)).await, "busy");
         // In the middle of a move, with a client.
