@@ -38,6 +38,7 @@ mod orders;
 mod owner;
 mod secure;
 mod succession;
+mod syncs;
 mod tracking;
 mod transfers;
 mod transmit;
