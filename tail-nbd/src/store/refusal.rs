@@ -3,7 +3,7 @@
 use crate::{describe::describe, pool::PoolError, shard::ShardError, sidecar::SidecarError};
 use rustix::io::Errno;
 use spine::{
-    id::{AttachmentsVersion, DiscName, Generation, Grade, ImageName, NodeName, PoolName},
+    id::{AttachmentsVersion, DiscName, DiscNumber, Generation, Grade, ImageName, NodeName, PoolName},
     message::Refusal as SpineRefusal,
 };
 use std::io;
@@ -23,6 +23,9 @@ pub enum Refusal {
     /// There is no such disc here.
     #[error("there is no disc {0} here")]
     NotFound(DiscName),
+    /// There is no disc of such a number here.
+    #[error("there is no disc {0} here")]
+    NoSuchNumber(DiscNumber),
     /// There is no such pool here.
     #[error("there is no storage pool {0} here")]
     NoSuchPool(PoolName),
@@ -154,7 +157,7 @@ impl Refusal {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Exists { .. } => "exists",
-            Self::NotFound(_) => "not-found",
+            Self::NotFound(_) | Self::NoSuchNumber(_) => "not-found",
             Self::NoSuchPool(_) => "no-such-pool",
             Self::NoSuchImage { .. } => "no-such-image",
             Self::PoolFull { .. } => "pool-full",

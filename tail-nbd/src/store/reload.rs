@@ -25,8 +25,7 @@ impl Store {
     }
 
     async fn reload_now(self: &Arc<Self>, number: DiscNumber) -> Result<(), Refusal> {
-        let unknown = || Refusal::BadValue { attribute: "disc", reason: format!("there is no disc {number} here") };
-        let disc = self.find_number(number).ok_or_else(unknown)?;
+        let disc = self.find_number(number).ok_or(Refusal::NoSuchNumber(number))?;
         let Some(held) = disc.held.clone() else {
             let reason = "its files are not understood: put them right and start the tail again".to_owned();
             return Err(Refusal::Unusable { name: disc.name.clone(), reason });
@@ -53,7 +52,7 @@ impl Store {
                 let reason = "an image is being imported".to_owned();
                 return Err(Refusal::Busy { name: disc.name.clone(), reason });
             }
-            Phase::Gone => return Err(unknown()),
+            Phase::Gone => return Err(Refusal::NoSuchNumber(number)),
         }
         tracing::warn!(disc = %disc.name, flush_failed = held.record().flush_failed, "an operator has a disc loaded again");
         // The lock goes with the last descriptor, and is taken again with the next.

@@ -80,7 +80,7 @@ fn rule17_a_failed_flush_is_remembered_over_restarts() {
         works(&qemu_io(7, "key", &["write -P 2 0 4k", "flush"]));
         let none = tail.output(&["reload", "8"]);
         let text = String::from_utf8_lossy(&none.stderr).into_owned();
-        assert!(none.status.code() == Some(1) && text.contains("there is no disc 8 here"), "{text}");
+        assert!(none.status.code() == Some(1) && text.contains("again: there is no disc 8 here"), "{text}");
         tail.terminate();
     });
 }
