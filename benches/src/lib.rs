@@ -11,10 +11,11 @@
 //! * [`loads`]: which loads are compared, and what the tail must reach.
 //! * [`peers`]: starts servers in turn, loads them, and writes a [`record`].
 //! * [`scale`]: one tail with thousands of discs.
+//! * [`upgrade`]: one tail that new processes take over, again and again.
 //! * [`migrate`]: discs that move between two tails while guests write.
-//! * [`brain`]: the brain of both, which only passes on what it is told to.
+//! * [`brain`]: the brain of these, which only passes on what it is told to.
 //! * [`judge`]: medians, ratios to the best peer, bars: arithmetic on records.
-//! * [`namespace`]: the networks of both, and [`tail`] the tails in them.
+//! * [`namespace`]: their networks, [`tail`] the tails in them, and [`successor`] a process that has taken one over.
 //! * [`command`]: what the programs have in common; [`leftovers`]: that nothing is left when they end.
 //! * [`figures`]: what was measured against what is wanted.
 //! * [`report`]: tables and plots of records.
@@ -35,4 +36,6 @@ pub mod record;
 pub mod report;
 pub mod scale;
 pub mod statistics;
+pub mod successor;
 pub mod tail;
+pub mod upgrade;

@@ -1,12 +1,17 @@
 //! A tail under test: its files, its process, and whether it is ready.
 
-use crate::{leftovers, peers::program::Program};
+use crate::{
+    leftovers,
+    peers::program::{Program, log_tail},
+    successor::Successor,
+};
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
     net::Ipv6Addr,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -47,10 +52,28 @@ pub struct Setup<'a> {
 #[derive(Debug)]
 pub struct Tail {
     // Declared before the folder: the process ends first.
-    process: Option<Program>,
+    process: Option<Process>,
     folder: tempfile::TempDir,
     pool: PathBuf,
     words: Vec<String>,
+    program: PathBuf,
+    config: PathBuf,
+}
+
+#[derive(Debug)]
+enum Process {
+    Started(Program),
+    /// Has taken over from the one before.
+    Succeeded(Successor),
+}
+
+/// How a new process took over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Upgraded {
+    /// The new process.
+    pub pid: u32,
+    /// How long clients waited, as the old one says, in ms.
+    pub pause_ms: f64,
 }
 
 impl Tail {
@@ -72,7 +95,7 @@ impl Tail {
         words.extend(setup.exec_words.iter().cloned());
         words.push(setup.program.to_str().context("the tail's path is no text")?.to_owned());
         words.extend(["run", "--config", config.to_str().context("the folder's path is no text")?].map(str::to_owned));
-        Ok(Self { process: None, folder, pool, words })
+        Ok(Self { process: None, folder, pool, words, program: setup.program.to_owned(), config })
     }
 
     /// Starts it, and waits until it says that it is ready. Returns how long that took.
@@ -86,7 +109,7 @@ impl Tail {
         let socket = UnixDatagram::bind(&path)?;
         socket.set_read_timeout(Some(LOOK_EVERY))?;
         let begun = Instant::now();
-        let process = self.process.insert(Program::start(&self.words, &self.folder.path().join("tail.log"))?);
+        let mut process = Program::start(&self.words, &self.folder.path().join("tail.log"))?;
         let mut message = [0; 64];
         while socket.recv(&mut message).is_err() {
             if let Some(status) = process.ended()? {
@@ -96,7 +119,28 @@ impl Tail {
                 bail!("the tail is not ready after {DEADLINE:?}: {}", process.log_tail());
             }
         }
+        self.process = Some(Process::Started(process));
         Ok(begun.elapsed())
+    }
+
+    /// Has a new process of the same program take over, and waits for the end of the old one.
+    ///
+    /// # Errors
+    /// When it does not take over, or the old one does not end.
+    pub fn upgrade(&mut self) -> Result<Upgraded> {
+        let mut command = Command::new(&self.program);
+        let output = command.arg("upgrade").arg("--config").arg(&self.config).output().context("cannot upgrade")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let Some(upgraded) = Upgraded::parse(&said).filter(|_| output.status.success()) else {
+            bail!("the upgrade says: {said}{}", String::from_utf8_lossy(&output.stderr));
+        };
+        let successor = Process::Succeeded(Successor::find(upgraded.pid)?);
+        match self.process.replace(successor) {
+            Some(Process::Started(program)) => drop(program.output(DEADLINE)?),
+            Some(Process::Succeeded(old)) => anyhow::ensure!(old.wait(DEADLINE)?, "process {} did not end", old.pid()),
+            None => bail!("the tail did not run"),
+        }
+        Ok(upgraded)
     }
 
     /// Ends it in an orderly way, and returns how long that took.
@@ -105,8 +149,10 @@ impl Tail {
     /// When it does not end.
     pub fn stop(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        if let Some(process) = self.process.take() {
-            process.terminate(DEADLINE)?;
+        match self.process.take() {
+            Some(Process::Started(program)) => program.terminate(DEADLINE)?,
+            Some(Process::Succeeded(successor)) => successor.terminate(DEADLINE)?,
+            None => {}
         }
         Ok(begun.elapsed())
     }
@@ -116,7 +162,10 @@ impl Tail {
     /// # Errors
     /// When it does not run.
     pub fn pid(&self) -> Result<u32> {
-        Ok(self.process.as_ref().context("the tail does not run")?.pid())
+        match self.process.as_ref().context("the tail does not run")? {
+            Process::Started(program) => Ok(program.pid()),
+            Process::Succeeded(successor) => Ok(successor.pid()),
+        }
     }
 
     /// The file of a disc's bytes.
@@ -126,7 +175,15 @@ impl Tail {
 
     /// The end of what it printed, for errors.
     pub fn log_tail(&self) -> String {
-        self.process.as_ref().map_or_else(|| "it does not run".to_owned(), Program::log_tail)
+        log_tail(&self.folder.path().join("tail.log"))
+    }
+}
+
+impl Upgraded {
+    /// From `12 discs, 12 connections taken over by process 77, pause 5.0 ms`.
+    fn parse(said: &str) -> Option<Self> {
+        let behind = |what| said.split_once(what)?.1.split([',', ' ']).next();
+        Some(Self { pid: behind(" by process ")?.parse().ok()?, pause_ms: behind(", pause ")?.parse().ok()? })
     }
 }
 
@@ -153,5 +210,17 @@ io = "{io}"
             at = folder.display(),
             pool_folder = pool_folder.display()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_says_who_serves_now() {
+        let said = "12 discs, 11 connections taken over by process 77, pause 5.1 ms\n";
+        assert_eq!(Upgraded::parse(said), Some(Upgraded { pid: 77, pause_ms: 5.1 }));
+        assert_eq!(Upgraded::parse("nothing was handed over"), None);
     }
 }

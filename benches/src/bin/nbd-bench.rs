@@ -23,7 +23,8 @@ use std::{
     name = "scripts/bench",
     after_help = "Other measurements, each with its own --help:
   scripts/bench scale      one tail with thousands of discs
-  scripts/bench migrate    discs that move between two tails while guests write"
+  scripts/bench migrate    discs that move between two tails while guests write
+  scripts/bench upgrade    how long clients wait while a new process takes a tail over"
 )]
 struct Arguments {
     #[command(subcommand)]

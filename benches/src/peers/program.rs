@@ -119,18 +119,23 @@ impl Program {
 
     /// The end of what it printed, for errors.
     pub fn log_tail(&self) -> String {
-        let tail = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(&self.log)?;
-            let from = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);
-            file.seek(SeekFrom::Start(from))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = tail().unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-        if text.is_empty() { "it printed nothing".to_owned() } else { text }
+        log_tail(&self.log)
     }
+}
+
+/// The end of what programs have printed into `log`, for errors.
+pub fn log_tail(log: &Path) -> String {
+    let tail = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let from = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = tail().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if text.is_empty() { "it printed nothing".to_owned() } else { text }
 }
 
 impl Drop for Program {

@@ -13,10 +13,12 @@
 //! Deliberately absent: writes (the disc under the pool would be measured), and heads.
 
 mod client;
-mod net;
+pub(crate) mod net;
+pub(crate) mod orders;
 mod record;
 mod run;
-mod tail;
+pub(crate) mod tail;
 
 pub use record::Scale;
+pub(crate) use run::raise_open_files;
 pub use run::{Config, run};

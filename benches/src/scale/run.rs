@@ -3,11 +3,12 @@
 use super::{
     client::{Client, READ_BYTES},
     net::{self, Net},
+    orders::{self, tail_name},
     record::Scale,
     tail::Tail,
 };
 use crate::{
-    brain::{Brain, Pending, object},
+    brain::{Brain, Pending},
     figures::{Bar, Figure},
     load::{self, plan},
     peers::machine,
@@ -17,10 +18,6 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use spine::{
-    id::{NodeName, ResourceName},
-    message::Command,
-};
 use std::{
     collections::VecDeque,
     fs,
@@ -131,28 +128,15 @@ pub fn run(config: &Config, err: &mut dyn Write) -> Result<Scale> {
     })
 }
 
-fn tail_name() -> NodeName {
-    net::TAIL_NAME.parse().expect("it is a name")
-}
-
-fn disc_name(number: u64) -> ResourceName {
-    format!("disc.scale.{number}").parse().expect("it is the name of a disc")
-}
-
 impl Lab {
     /// Orders a disc that the clients may use with `key`.
     fn order_disc(&self, number: u64, size_bytes: u64, key: &str) -> Pending {
-        let attributes = serde_json::json!({
-            "size": size_bytes, "storage_pool": "scale", "generation": 1, "attachments_version": 1,
-            "attachments": [{"head": net::CLIENT, "key": key}],
-        });
-        self.brain.order(&tail_name(), Command::Create(disc_name(number), object(attributes)))
+        self.brain.order(&tail_name(), orders::create(number, size_bytes, key))
     }
 
     /// Orders the end of a disc.
     fn remove(&self, number: u64) -> Pending {
-        let attributes = object(serde_json::json!({"generation": 1}));
-        self.brain.order(&tail_name(), Command::Remove(disc_name(number), attributes))
+        self.brain.order(&tail_name(), orders::remove(number))
     }
 
     fn say(&self, err: &mut dyn Write, what: &str) -> Result<()> {
@@ -430,7 +414,11 @@ impl Observer {
     }
 }
 
-fn raise_open_files(wanted: u64) -> Result<()> {
+/// Lets this process have as many open files as `wanted`.
+///
+/// # Errors
+/// When it may not.
+pub(crate) fn raise_open_files(wanted: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
         return Ok(());

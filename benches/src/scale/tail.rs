@@ -3,7 +3,7 @@
 use super::net::{self, Net};
 use crate::{
     processor,
-    tail::{self, Setup},
+    tail::{self, Setup, Upgraded},
 };
 use anyhow::{Context, Result, bail};
 use spine::address::StoragePrefix;
@@ -61,6 +61,19 @@ impl Tail {
     /// When it does not end.
     pub fn stop(&mut self) -> Result<Duration> {
         self.0.stop()
+    }
+
+    /// Has a new process take over from it.
+    ///
+    /// # Errors
+    /// As [`tail::Tail::upgrade`].
+    pub fn upgrade(&mut self) -> Result<Upgraded> {
+        self.0.upgrade()
+    }
+
+    /// The end of what it printed, for errors.
+    pub fn log_tail(&self) -> String {
+        self.0.log_tail()
     }
 
     /// Its process id.
