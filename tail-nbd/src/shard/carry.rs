@@ -88,8 +88,9 @@ pub struct DiscFacts {
     pub size_bytes: u64,
     /// An fsync has failed, and nobody has put it right (safety rule 17).
     pub sync_failed: bool,
-    /// What it has done; `None` when that is what it had done when it was lent.
-    #[serde(default, deserialize_with = "or_some_default", skip_serializing_if = "Option::is_none")]
+    /// What it has done; `None` when that is what it had done when it was lent. Not one of its attributes when it is
+    /// written down: see [`crate::upgrade::state`].
+    #[serde(skip)]
     pub counters: Option<DiscCounters>,
 }
 
@@ -150,10 +151,6 @@ impl LentFacts {
     pub fn is_of(&self, carried: &DiscFacts) -> bool {
         (self.number, self.incarnation, self.size_bytes) == (carried.number, carried.incarnation, carried.size_bytes)
     }
-}
-
-fn or_some_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DiscCounters>, D::Error> {
-    or_default(deserializer).map(Some)
 }
 
 fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DiscCounters, D::Error> {

@@ -297,7 +297,7 @@ pub async fn hand_over(heir: Heir, shards: &Shards) -> Result<Report, UpgradeErr
     while shards.drain_uncarried().await > 0 && Instant::now() < deadline {
         tokio::time::sleep(UNCARRIED_PAUSE).await;
     }
-    let (mut discs, begun) = match freeze(shards).await {
+    let (mut discs, begun, frozen) = match freeze(shards).await {
         Ok(frozen) => frozen,
         Err(error) => {
             shards.thaw_all().await;
@@ -312,7 +312,8 @@ pub async fn hand_over(heir: Heir, shards: &Shards) -> Result<Report, UpgradeErr
     }
     let given = successor.give(&discs);
     let pause = begun.elapsed();
-    tracing::info!(copied_us = copied.as_micros(), pause_us = pause.as_micros(), "the discs were frozen");
+    let (frozen_us, copied_us, pause_us) = (frozen.as_micros(), copied.as_micros(), pause.as_micros());
+    tracing::info!(frozen_us, copied_us, pause_us, "the discs stood still, were copied, and went on elsewhere or here");
     match given {
         Ok(()) => {
             let clients_count = discs.iter().map(|disc| disc.clients.len()).sum();
@@ -331,12 +332,16 @@ pub async fn hand_over(heir: Heir, shards: &Shards) -> Result<Report, UpgradeErr
     }
 }
 
-/// Freezes all discs and copies them. Returns them with the moment at which the clients' wait began.
-async fn freeze(shards: &Shards) -> Result<(Vec<CarriedDisc>, Instant), UpgradeError> {
+/// Freezes all discs and copies them. Returns them with the moment at which the clients' wait began, and how long it then
+/// took until they stood still.
+async fn freeze(shards: &Shards) -> Result<(Vec<CarriedDisc>, Instant, Duration), UpgradeError> {
     for _ in 0..FREEZE_TRIES {
         let begun = Instant::now();
         match tokio::time::timeout(FREEZE_DEADLINE, shards.freeze_all()).await {
-            Ok(Ok(())) => return Ok((shards.carry_all().await?, begun)),
+            Ok(Ok(())) => {
+                let frozen = begun.elapsed();
+                return Ok((shards.carry_all().await?, begun, frozen));
+            }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => shards.thaw_all().await,
         }

@@ -56,7 +56,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The form of what is handed over. A taker that does not know it says so, and the giver serves on.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// How long the new program may take until it is ready: rings, pools, and the loading of a program on a busy machine.
 pub const READY_DEADLINE: Duration = Duration::from_secs(30);

@@ -5,7 +5,8 @@
 //!   {…}⏎                                                  a disc; descriptors: its file, its listener
 //!
 //!   when they are frozen:
-//!   {"facts":{…},"clients_count":2}⏎                      a disc
+//!   {"facts":{…},"counted":true,"clients_count":2}⏎       a disc
+//!   {…}⏎                                                  what it has done, if that is another thing than when it was lent
 //!   {"facts":{…},"input_bytes":28,"output_bytes":0}⏎…     a client, and the bytes; descriptor: its socket
 //! ```
 //!
@@ -51,6 +52,10 @@ pub enum StateError {
 #[derive(Serialize, Deserialize)]
 struct DiscLine {
     facts: DiscFacts,
+    /// What it has done is in the next line: apart, because numbers that are not understood are no reason to refuse, and
+    /// it takes long to find that out in the midst of a line.
+    #[serde(default)]
+    counted: bool,
     clients_count: usize,
 }
 
@@ -106,7 +111,11 @@ fn nothing_left(descriptors: impl Iterator<Item = OwnedFd>) -> Result<(), StateE
 /// What `out` says.
 pub fn write(discs: &[CarriedDisc], out: &mut impl Write) -> io::Result<()> {
     for disc in discs {
-        write_line(out, &DiscLine { facts: disc.facts.clone(), clients_count: disc.clients.len() })?;
+        let counted = disc.facts.counters.is_some();
+        write_line(out, &DiscLine { facts: disc.facts.clone(), counted, clients_count: disc.clients.len() })?;
+        if let Some(counters) = &disc.facts.counters {
+            write_line(out, counters)?;
+        }
         for client in &disc.clients {
             let (input_bytes, output_bytes) = (client.input.len(), client.output.len());
             write_line(out, &ClientLine { facts: client.facts.clone(), input_bytes, output_bytes })?;
@@ -135,7 +144,10 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
     let mut descriptors = descriptors.into_iter();
     let mut discs = Vec::new();
     while !bytes.is_empty() {
-        let DiscLine { facts, clients_count } = read_line(&mut bytes)?;
+        let DiscLine { mut facts, counted, clients_count } = read_line(&mut bytes)?;
+        if counted {
+            facts.counters = Some(serde_json::from_slice(take_line(&mut bytes)?).unwrap_or_default());
+        }
         let mut clients = Vec::new();
         for _ in 0..clients_count {
             let ClientLine { facts, input_bytes, output_bytes } = read_line(&mut bytes)?;
@@ -149,8 +161,12 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
 }
 
 fn read_line<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, StateError> {
+    Ok(serde_json::from_slice(take_line(bytes)?)?)
+}
+
+fn take_line<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], StateError> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(StateError::Short)?;
-    let line = serde_json::from_slice(&bytes[..end])?;
+    let line = &bytes[..end];
     *bytes = &bytes[end + 1..];
     Ok(line)
 }
