@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     control::{
         epoch::{EpochError, Seen},
-        session::{Connection, Remains, Session},
+        session::{Connection, Session},
         status::{self, Source},
     },
     describe::describe,
@@ -278,22 +278,27 @@ impl Tail {
         }
         let discs_count = name_shortages(&self.store, Allowed::of(self.open_files_max));
         tracing::info!(name = %self.config.name, discs_count, features = self.store.shards().features(), "ready");
-        let mut remains = Remains { seen, shard_events, connection, orders_ended: true };
+        let link = connect_node(node_config(&self.config, seen));
+        let state_dir = self.config.state_dir.clone();
+        let mut session = Session::new(link, self.store.clone(), state_dir, seen, shard_events, connection);
         loop {
-            let (end, ended) = watch::channel(false);
-            let mut session = pin!(self.session(remains).run(ended));
-            let request = tokio::select! {
-                _ = &mut session => unreachable!("a session ends when it is told to"),
-                _ = stop.wait_for(|stop| *stop) => None,
-                // Without anybody who could ask, the others are waited for.
-                Some(request) = upgrades.recv() => Some(request),
+            let (request, orders_ended) = {
+                let (end, ended) = watch::channel(false);
+                let mut running = pin!(session.run(ended));
+                let request = tokio::select! {
+                    _ = &mut running => unreachable!("a session ends when it is told to"),
+                    _ = stop.wait_for(|stop| *stop) => None,
+                    // Without anybody who could ask, the others are waited for.
+                    Some(request) = upgrades.recv() => Some(request),
+                };
+                end.send_replace(true);
+                (request, running.await)
             };
-            end.send_replace(true);
-            remains = session.await;
             let Some(request) = request else { break };
-            remains.connection.send_replace(Connection::Disconnected("a new process is taking over".to_owned()));
-            match self.upgrade(request.successor, remains.orders_ended).await {
+            match self.upgrade(request.successor, orders_ended).await {
                 Ok(report) => {
+                    // Before the brain says that the new process is the one that it listens to: that would be contested.
+                    drop(session);
                     notify(&format!("MAINPID={}", report.pid));
                     tracing::info!(pid = report.pid, report.discs_count, report.clients_count, "handed over");
                     request.asker.tell(Ok(report)).await;
@@ -311,6 +316,7 @@ impl Tail {
                 }
             }
         }
+        let shard_events = session.end();
         tracing::info!("stopping");
         notify("STOPPING=1");
         // An aborted task ends with an error, and holds the store no longer.
@@ -318,7 +324,7 @@ impl Tail {
             task.abort();
             let _ = task.await;
         }
-        let stopped = self.store.stop(remains.shard_events).await;
+        let stopped = self.store.stop(shard_events).await;
         if let Some(front) = &self.front {
             front.drain().await;
         }
@@ -328,13 +334,6 @@ impl Tail {
         }
         tracing::info!("stopped");
         Ok(())
-    }
-
-    fn session(&self, remains: Remains) -> Session {
-        let Remains { seen, shard_events, connection, .. } = remains;
-        let link = connect_node(node_config(&self.config, seen));
-        let state_dir = self.config.state_dir.clone();
-        Session { link, store: self.store.clone(), state_dir, seen, shard_events, connection }
     }
 
     /// Hands everything over. With an error nothing has changed.

@@ -184,7 +184,7 @@ say('"ready"'); hear()
 fn a_take_over_that_fails_leaves_the_old_process_serving() {
     let net = Net::new();
     net.run(|| async {
-        let (mut tail, _brain) = start(&net, 2).await;
+        let (mut tail, mut brain) = start(&net, 2).await;
         let mut peer = served(1).connect_as(KEY, Style::Structured).unwrap();
         let data = pattern(2, MIB as usize);
         peer.write(0, &data);
@@ -220,6 +220,8 @@ fn a_take_over_that_fails_leaves_the_old_process_serving() {
             assert_eq!(other.read(0, 512), [0; 512], "after a program that {name}");
             assert_eq!(tail.status()["pid"], old);
         }
+        // The brain has kept its connection, and what it orders is done.
+        ok(brain.create("disc.sata.3", order(MIB)).await);
         // The real program, with a configuration that does not fit.
         let config = fs::read_to_string(tail.config()).unwrap();
         let state_dir = tail.folder.path().join("other");
@@ -253,7 +255,6 @@ fn an_import_is_not_interrupted() {
         order["image"] = json!("big");
         ok(brain.create("disc.sata.1", order).await);
         fails(&tail.upgrade(&[]), "an image is being imported onto disc sata.1");
-        brain.connect().await;
         brain
             .until("the end of the import", |brain| brain.resource("disc.sata.1").unwrap()["state"] == "serving")
             .await;

@@ -40,77 +40,84 @@ pub enum Connection {
     Disconnected(String),
 }
 
-/// The session's surroundings.
+/// What a tail has to do with its brain, for as long as the tail lives or until another process has taken it over.
 #[derive(Debug)]
 pub struct Session {
     /// The link to the brain.
-    pub link: NodeLink,
+    link: NodeLink,
     /// The discs.
-    pub store: Arc<Store>,
+    store: Arc<Store>,
     /// Where the epoch is kept.
-    pub state_dir: PathBuf,
+    state_dir: PathBuf,
     /// What was kept of it.
-    pub seen: Seen,
+    seen: Seen,
     /// What the shards say unasked.
-    pub shard_events: mpsc::Receiver<ShardEvent>,
+    shard_events: mpsc::Receiver<ShardEvent>,
     /// Told how the connection is.
-    pub connection: watch::Sender<Connection>,
-}
-
-/// What is left of a session.
-#[derive(Debug)]
-pub struct Remains {
-    /// What is kept of the brain.
-    pub seen: Seen,
-    /// What the shards say from now on.
-    pub shard_events: mpsc::Receiver<ShardEvent>,
-    /// Told how the connection is.
-    pub connection: watch::Sender<Connection>,
-    /// No order is being carried out any more.
-    pub orders_ended: bool,
-}
-
-/// What changes while the session runs.
-struct Talk {
-    session: Session,
+    connection: watch::Sender<Connection>,
     lanes: Lanes<Ticket>,
     /// What the brain was told; none while it has not been told everything.
     reported: Option<Reported>,
-    facts: watch::Receiver<Facts>,
-    poke: Arc<Notify>,
     /// A welcome whose epoch is not durable yet: nothing is dumped before it is.
     unkept: Option<Welcome>,
 }
 
+/// A session that runs.
+struct Talk<'a> {
+    session: &'a mut Session,
+    facts: watch::Receiver<Facts>,
+    poke: Arc<Notify>,
+}
+
 impl Session {
-    /// Obeys the brain until `stop` is true, then lets the orders at hand end, and ends the connection. Returns what
-    /// another session needs.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Remains {
+    /// The brain is at the other end of `link`, and `seen` is what was kept of it in `state_dir`. How the connection is,
+    /// is told by `connection`.
+    pub fn new(
+        link: NodeLink,
+        store: Arc<Store>,
+        state_dir: PathBuf,
+        seen: Seen,
+        shard_events: mpsc::Receiver<ShardEvent>,
+        connection: watch::Sender<Connection>,
+    ) -> Self {
+        let (lanes, reported, unkept) = (Lanes::default(), None, None);
+        Self { link, store, state_dir, seen, shard_events, connection, lanes, reported, unkept }
+    }
+
+    /// Obeys the brain until `stop` is true, then lets the orders at hand end. True when they have ended. The connection
+    /// stays: what the brain orders from then on waits, and is obeyed when this is called again.
+    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> bool {
         let store = self.store.clone();
         let first = tokio::task::spawn_blocking(move || Facts::look(&store)).await.unwrap_or_default();
         let (sender, facts) = watch::channel(first);
         let poke = Arc::new(Notify::new());
         let mut background = JoinSet::new();
         background.spawn(facts::keep_looking(self.store.clone(), poke.clone(), sender));
-        let mut talk = Talk { session: self, lanes: Lanes::default(), reported: None, facts, poke, unkept: None };
+        let mut talk = Talk { session: self, facts, poke };
+        // What has changed since the last time.
+        talk.tell_facts();
         while !*stop.borrow() {
             talk.turn(&mut stop).await;
         }
         let orders_ended = talk.drain().await;
         background.shutdown().await;
-        let Self { seen, shard_events, connection, .. } = talk.session;
-        Remains { seen, shard_events, connection, orders_ended }
+        orders_ended
+    }
+
+    /// Ends the connection. Returns what the shards say from now on.
+    pub fn end(self) -> mpsc::Receiver<ShardEvent> {
+        self.shard_events
     }
 }
 
-impl Talk {
+impl Talk<'_> {
     async fn turn(&mut self, stop: &mut watch::Receiver<bool>) {
         let run = run_on(&self.session.store);
         tokio::select! {
             // An error says that nobody is left who could tell: stop as well.
             _ = stop.changed() => {}
             event = self.session.link.next() => self.handle(event).await,
-            (number, ticket, answer) = self.lanes.next(run) => self.finish(number, ticket, answer),
+            (number, ticket, answer) = self.session.lanes.next(run) => self.finish(number, ticket, answer),
             numbers = self.session.store.changed().take() => {
                 for number in numbers {
                     self.tell_disc(number);
@@ -119,14 +126,14 @@ impl Talk {
             }
             Ok(()) = self.facts.changed() => self.tell_facts(),
             Some(event) = self.session.shard_events.recv() => self.session.store.handle_shard_event(event),
-            () = tokio::time::sleep(KEEP_PAUSE), if self.unkept.is_some() => self.keep().await,
+            () = tokio::time::sleep(KEEP_PAUSE), if self.session.unkept.is_some() => self.keep().await,
         }
     }
 
     async fn handle(&mut self, event: NodeEvent) {
         match event {
             NodeEvent::Welcomed(welcome) => {
-                self.unkept = Some(welcome);
+                self.session.unkept = Some(welcome);
                 self.keep().await;
             }
             NodeEvent::Command { ticket, command } => self.obey(ticket, &command),
@@ -135,20 +142,20 @@ impl Talk {
                 if self.session.connection.send_replace(now.clone()) != now {
                     tracing::warn!(reason, "no brain is connected; the discs are served all the same");
                 }
-                (self.reported, self.unkept) = (None, None);
+                (self.session.reported, self.session.unkept) = (None, None);
             }
         }
     }
 
     /// Keeps the brain's epoch, and then tells it everything.
     async fn keep(&mut self) {
-        let Some(welcome) = self.unkept else { return };
+        let Some(welcome) = self.session.unkept else { return };
         let seen = match self.session.seen.after(&welcome) {
             Ok(seen) => seen,
             // The transport refuses such a brain; what is kept here must not depend on that.
             Err(foreign) => {
                 tracing::error!(reason = %foreign, "this brain is not obeyed");
-                self.unkept = None;
+                self.session.unkept = None;
                 return;
             }
         };
@@ -163,7 +170,7 @@ impl Talk {
                 Err(error) => return tracing::error!(%error, "keeping the brain's epoch panicked"),
             }
         }
-        self.unkept = None;
+        self.session.unkept = None;
         self.dump(&welcome);
     }
 
@@ -173,13 +180,13 @@ impl Talk {
         let discs = discs.into_iter().map(|(name, report)| (ResourceName::Disc(name), value_of(&report)));
         let dump: Vec<_> = facts.into_iter().chain(discs).collect();
         tracing::info!(epoch = %welcome.epoch, resources_count = dump.len(), "a brain is connected");
-        self.reported = Some(Reported::new(&dump));
+        self.session.reported = Some(Reported::new(&dump));
         self.session.link.dump(dump);
         self.session.connection.send_replace(Connection::Connected);
     }
 
     fn obey(&mut self, ticket: Ticket, command: &Command) {
-        if self.reported.is_none() {
+        if self.session.reported.is_none() {
             return self.session.link.answer(ticket, refuse("busy", "this tail is not ready yet".to_owned()));
         }
         let order = match Order::parse(command) {
@@ -187,7 +194,7 @@ impl Talk {
             Err(answer) => return self.session.link.answer(ticket, answer),
         };
         let run = run_on(&self.session.store);
-        if let Err(ticket) = self.lanes.push(ticket, order, run) {
+        if let Err(ticket) = self.session.lanes.push(ticket, order, run) {
             self.session.link.answer(ticket, refuse("busy", "too many orders wait already".to_owned()));
         }
     }
@@ -207,7 +214,7 @@ impl Talk {
     }
 
     fn tell_disc(&mut self, number: DiscNumber) {
-        let Some(reported) = &mut self.reported else { return };
+        let Some(reported) = &mut self.session.reported else { return };
         let notice = match self.session.store.report(number) {
             Some((name, report)) => reported.tell(ResourceName::Disc(name), Some(value_of(&report))),
             None => reported.tell_gone(number),
@@ -219,7 +226,7 @@ impl Talk {
 
     fn tell_facts(&mut self) {
         let facts = self.facts.borrow_and_update().resources();
-        let Some(reported) = &mut self.reported else { return };
+        let Some(reported) = &mut self.session.reported else { return };
         for (name, value) in facts {
             if let Some(notice) = reported.tell(name, Some(value)) {
                 self.session.link.notify(notice);
@@ -230,9 +237,9 @@ impl Talk {
     /// Lets the orders at hand end, and answers them. True when they have ended.
     async fn drain(&mut self) -> bool {
         let orders_end = async {
-            while !self.lanes.is_empty() {
+            while !self.session.lanes.is_empty() {
                 let run = run_on(&self.session.store);
-                let (number, ticket, answer) = self.lanes.next(run).await;
+                let (number, ticket, answer) = self.session.lanes.next(run).await;
                 self.finish(number, ticket, answer);
             }
         };

@@ -4,7 +4,7 @@
 //!   operator            old process (giver)                          new process (taker), its child
 //!   upgrade ──────────▶ starts the program, a socket as its stdin ─▶ configuration, kernel, rings, pools
 //!                                     ◀──────────── ready ─────────── (or `failed`, with a sentence)
-//!                       ends the brain's session, locks every disc
+//!                       obeys the brain no more, locks every disc
 //!                       (from here on no record changes)
 //!                                     ──────────── lent ────────────▶ reads all sidecars, opens the discs frozen,
 //!                                     ◀─────────── prepared ─────────  from the descriptors
