@@ -35,6 +35,8 @@ pub mod control;
 #[forbid(unsafe_code)]
 pub mod describe;
 #[forbid(unsafe_code)]
+pub mod descriptors;
+#[forbid(unsafe_code)]
 pub mod disc;
 #[forbid(unsafe_code)]
 pub mod error;

@@ -98,6 +98,10 @@ pub const CONNECTIONS_MAX: usize = 131_072;
 /// Requests being worked on in one shard.
 pub const TRANSFERS_MAX: usize = 4096;
 
+/// Open files for which there is room from the start, at 8 bytes each in the kernel: a file, a listener and a client for each of
+/// 10,000 discs, and the same again while a new process takes them over.
+pub const OPEN_FILES_RESERVED: u64 = 1 << 16;
+
 /// Operations in the kernel: an accept for each disc, a receive and a send for each connection, one for
 /// each request, one sync for each disc, and the mailbox.
 pub const SLOTS_MAX: usize = 1 << 19;

@@ -16,6 +16,7 @@ use crate::{
         status::{self, Source},
     },
     describe::describe,
+    descriptors,
     jobs::Jobs,
     metrics::http,
     migration::{budgets::Budgets, link::Network},
@@ -132,6 +133,7 @@ pub enum ServerError {
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
     let lock = daemon::lock_state_dir(&config.state_dir)?;
     let open_files_max = daemon::raise_open_files();
+    descriptors::reserve(open_files_max);
     let seen = Seen::load(&config.state_dir)?;
     let foundation = Foundation::lay(&config)?;
     let front = foundation.front.clone();
@@ -198,6 +200,7 @@ struct Taken {
 
 async fn prepare_to_take_over(config: &Config, taker: &Arc<Taker>) -> Result<Taken, ServerError> {
     let open_files_max = daemon::raise_open_files();
+    descriptors::reserve(open_files_max);
     let foundation = Foundation::lay(config)?;
     let front = foundation.front.clone();
     let waiting = taker.clone();

@@ -26,7 +26,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tail_nbd::nbd::{client::Reply, offer::Style, request::Header, wire::command_type};
+use tail_nbd::{
+    limits::OPEN_FILES_RESERVED,
+    nbd::{client::Reply, offer::Style, request::Header, wire::command_type},
+};
 
 const KEY: &str = "key";
 
@@ -132,6 +135,13 @@ fn rule26_payloads_and_replies_that_are_cut_anywhere_go_on() {
         }
         assert!(writer.read(0, first as u32) == data[..first as usize]);
         assert!(writer.read(32 * MIB, second as u32) == data[..second as usize]);
+
+        // No table of open files has to grow while clients wait.
+        let (pid, allowed) =
+            (tail.status()["pid"].clone(), rustix::process::getrlimit(rustix::process::Resource::Nofile));
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let room = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim().parse::<u64>().unwrap();
+        assert!(room >= allowed.maximum.unwrap_or(u64::MAX).min(OPEN_FILES_RESERVED), "{room}");
 
         // What was counted goes on, the brain orders, and everything is there after an orderly stop.
         let status = tail.status();

@@ -96,6 +96,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// When something cannot be opened, locked, or listened on; when it cannot stop in order.
 pub async fn run(config: ServeConfig, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     let open_files_max = spine::daemon::raise_open_files();
+    crate::descriptors::reserve(open_files_max);
     let exports = Arc::new(Exports::open(&config.source, config.read_only, config.io)?);
     if let Some(shortage) = exports_shortage(exports.len(), open_files_max) {
         tracing::warn!("{shortage}");
