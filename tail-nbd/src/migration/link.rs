@@ -7,6 +7,7 @@ use super::Ended;
 use super::budgets::Budgets;
 use super::wire::{self, Control, Digest, HEADER_BYTES, Header, Message, WireError};
 use crate::describe::describe;
+use crate::shard::never_pace;
 use crate::tls::Identity;
 use rustix::net::sockopt;
 use rustls::client::verify_server_name;
@@ -97,6 +98,8 @@ impl Network {
                 SocketAddr::V6(_) => TcpSocket::new_v6()?,
                 SocketAddr::V4(_) => TcpSocket::new_v4()?,
             };
+            // Most of what a move sends goes this way.
+            never_pace(&socket);
             if order.address.is_ipv6() {
                 socket.bind((self.own_address, 0).into())?;
             }

@@ -1,6 +1,6 @@
 //! Where clients connect: TCP, unix sockets, and sockets that somebody else opened (sd_listen_fds(3)).
 
-use crate::shard::configure_listener;
+use crate::shard::never_pace;
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{AddressFamily, SocketType, getsockname};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -104,7 +104,7 @@ impl Accepting {
         match getsockname(&socket)?.address_family() {
             AddressFamily::UNIX => UnixListener::from_std(socket.into()).map(Self::Unix),
             _ => {
-                configure_listener(&socket);
+                never_pace(&socket);
                 TcpListener::from_std(socket.into()).map(Self::Tcp)
             }
         }

@@ -465,9 +465,9 @@ fn extent(run: &Run) -> Extent {
     Extent { length: run.length, state }
 }
 
-/// Sets a listening socket up for what its connections inherit. It comes before the first of them: the pacing of a
-/// connection that has begun is never switched off (seen on Linux 6.18).
-pub(crate) fn configure_listener(socket: &impl AsFd) {
+/// Has a socket, or what a listening one accepts, send as fast as the network takes it. It comes before the connection: the
+/// pacing of one that has begun is never switched off (seen on Linux 6.18).
+pub(crate) fn never_pace(socket: &impl AsFd) {
     if sockopt::tcp_congestion(socket).is_ok_and(|name| name.starts_with(PACED_CONGESTION_CONTROL)) {
         // With neither, all is slower, and works.
         let _ = sockopt::set_tcp_congestion(socket, "cubic").or_else(|_| sockopt::set_tcp_congestion(socket, "reno"));

@@ -46,7 +46,7 @@ mod transmit;
 pub use access::{Access, Grant, Refusal};
 pub use braking::Braked;
 pub use carry::{Borrowed, CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts, Suspended};
-pub(crate) use clients::{configure, configure_listener};
+pub(crate) use clients::{configure, never_pace};
 pub use error::{ShardError, StartError};
 pub use handle::{Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, ShardStatus, Shards};
 pub use tracking::Taken;

@@ -12,7 +12,7 @@ use crate::{
     describe::describe,
     offload::offload,
     pool::{Found, Pool, PoolError},
-    shard::{OpenDisc, configure_listener},
+    shard::{OpenDisc, never_pace},
     sidecar::{Owner, Sidecar},
 };
 use rustix::{
@@ -325,7 +325,7 @@ fn listen(address: Ipv6Addr) -> io::Result<TcpListener> {
     socket.set_only_v6(true)?;
     socket.set_reuse_address(true)?;
     socket.set_freebind_v6(true)?;
-    configure_listener(&socket);
+    never_pace(&socket);
     socket.bind(&SocketAddrV6::new(address, NBD_PORT, 0, 0).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
