@@ -26,11 +26,13 @@ impl Data {
         Ok(Self::Ring(tokio_uring::fs::File::from_std(file.try_clone()?)))
     }
 
-    /// Reads up to `length` bytes at `offset` to the beginning of `buffer`, which has at least so many.
+    /// Reads up to `length` bytes at `offset` into `buffer`, which has nothing else afterwards.
     ///
     /// # Errors
     /// What the system says. The buffer comes back in any case.
-    pub async fn read(&self, offset: u64, buffer: Vec<u8>, length: usize) -> (io::Result<usize>, Vec<u8>) {
+    pub async fn read(&self, offset: u64, mut buffer: Vec<u8>, length: usize) -> (io::Result<usize>, Vec<u8>) {
+        buffer.clear();
+        buffer.reserve(length);
         match self {
             Self::Ring(file) => {
                 let (read, slice) = file.read_at(buffer.slice(..length), offset).await;
@@ -44,12 +46,12 @@ impl Data {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// What the system says: some of it may be written.
-    pub async fn write_all(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
+    /// What the system says: some of it may be written. The buffer comes back in any case.
+    pub async fn write_all(&self, offset: u64, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         match self {
-            Self::Ring(file) => file.write_all_at(bytes, offset).await.0,
+            Self::Ring(file) => file.write_all_at(bytes, offset).await,
             #[cfg(test)]
-            Self::Simulated(stored) => stored.write(offset, &bytes).await,
+            Self::Simulated(stored) => (stored.write(offset, &bytes).await, bytes),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::wire::{DATA_BYTES_MAX, Digest};
 use crate::geometry::ByteRange;
 use crate::jobs::{data::Data, import::next_extent};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
@@ -37,15 +38,14 @@ impl Chunks {
         let (mut at, mut hasher) = (offset, blake3::Hasher::new());
         while at < end {
             // It is lost when this is dropped while the kernel has it.
-            let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.resize(DATA_BYTES_MAX, 0);
+            let buffer = std::mem::take(&mut self.buffer);
             let length = usize::try_from(end - at).unwrap_or(DATA_BYTES_MAX).min(DATA_BYTES_MAX);
             let (read, buffer) = self.data.read(at, buffer, length).await;
             self.buffer = buffer;
             match read? {
                 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")),
                 read => {
-                    hasher.update(&self.buffer[..read]);
+                    hasher.update(&self.buffer);
                     at += read as u64;
                 }
             }
@@ -54,34 +54,101 @@ impl Chunks {
     }
 }
 
-/// True when a chunk of `length` bytes reads the same at both ends: a hole reads as zeroes.
-pub fn reads_alike(one: Option<&Digest>, other: Option<&Digest>, length: u64) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.hash == other.hash,
-        (None, None) => true,
-        (Some(only), None) | (None, Some(only)) => only.hash == hash_of_zeroes(length),
+/// What was sent of whole chunks, hashed as it went: so the target must have it, whatever clients have written since.
+pub struct Sent {
+    stretch: ByteRange,
+    chunk_bytes: u64,
+    /// Of chunks that have anything in them, by where they begin.
+    hashes: BTreeMap<u64, Hash>,
+    /// The chunk that is being sent, and up to where it is.
+    current: Option<(u64, u64, blake3::Hasher)>,
+}
+
+/// BLAKE3 of a chunk; holes are zeroes.
+pub type Hash = [u8; 32];
+
+impl Sent {
+    /// Of a stretch that begins with a chunk. The target has what is in `known` already.
+    pub fn new(stretch: ByteRange, chunk_bytes: u64, known: BTreeMap<u64, Hash>) -> Self {
+        Self { stretch, chunk_bytes, hashes: known, current: None }
+    }
+
+    /// What it is about.
+    pub fn stretch(&self) -> ByteRange {
+        self.stretch
+    }
+
+    /// These whole chunks are about to be sent, or sent again.
+    pub fn handle_begun(&mut self, chunks: ByteRange) {
+        self.hashes.retain(|offset, _| !(chunks.offset()..chunks.end()).contains(offset));
+    }
+
+    /// These bytes are sent. They come in order, and what is left out is a hole.
+    pub fn handle_data(&mut self, mut at: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let chunk = at / self.chunk_bytes * self.chunk_bytes;
+            let count =
+                usize::try_from(chunk + self.chunk_bytes - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+            let (first, rest) = bytes.split_at(count);
+            let (_, end, mut hasher) = match self.current.take() {
+                Some(current) if current.0 == chunk => current,
+                other => {
+                    self.current = other;
+                    self.handle_ended();
+                    (chunk, chunk, blake3::Hasher::new())
+                }
+            };
+            hash_zeroes(&mut hasher, at - end);
+            hasher.update(first);
+            at += count as u64;
+            self.current = Some((chunk, at, hasher));
+            bytes = rest;
+        }
+    }
+
+    /// All that was begun is sent.
+    pub fn handle_ended(&mut self) {
+        let Some((chunk, at, mut hasher)) = self.current.take() else { return };
+        hash_zeroes(&mut hasher, (chunk + self.chunk_bytes).min(self.stretch.end()) - at);
+        self.hashes.insert(chunk, *hasher.finalize().as_bytes());
+    }
+
+    /// What the target must have.
+    pub fn hashes(&self) -> &BTreeMap<u64, Hash> {
+        &self.hashes
     }
 }
 
-fn hash_of_zeroes(length: u64) -> [u8; 32] {
+/// True when a chunk of `length` bytes reads the same at both ends: a hole reads as zeroes.
+pub fn reads_alike(one: Option<&Hash>, other: Option<&Hash>, length: u64) -> bool {
+    let hash_of_zeroes = || {
+        let mut hasher = blake3::Hasher::new();
+        hash_zeroes(&mut hasher, length);
+        *hasher.finalize().as_bytes()
+    };
+    match (one, other) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => true,
+        (Some(only), None) | (None, Some(only)) => *only == hash_of_zeroes(),
+    }
+}
+
+fn hash_zeroes(hasher: &mut blake3::Hasher, mut left_bytes: u64) {
     const ZEROES: [u8; 4096] = [0; 4096];
-    let (mut left_bytes, mut hasher) = (length, blake3::Hasher::new());
     while left_bytes > 0 {
         let piece = left_bytes.min(ZEROES.len() as u64);
         hasher.update(&ZEROES[..piece as usize]);
         left_bytes -= piece;
     }
-    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::geometry::DiscSize;
-    use crate::migration::checked::CHUNK_BYTES_MIN;
     use std::os::unix::fs::FileExt as _;
 
-    const CHUNK: u64 = CHUNK_BYTES_MIN;
+    const CHUNK: u64 = 256 << 10;
 
     fn digests(file: &File) -> Vec<Digest> {
         let size = DiscSize::from_bytes(file.metadata().unwrap().len()).unwrap();
@@ -111,11 +178,44 @@ mod tests {
         let all = digests(&file);
         let places: Vec<_> = all.iter().map(|digest| (digest.offset, digest.allocated_bytes)).collect();
         assert_eq!(places, [(CHUNK, 4096), (3 * CHUNK, 4096), (5 * CHUNK, 512)]);
-        assert!(reads_alike(None, Some(&all[1]), CHUNK), "zeroes read as a hole does");
-        assert!(!reads_alike(Some(&all[0]), None, CHUNK) && !reads_alike(Some(&all[0]), Some(&all[1]), CHUNK));
+        let [first, zeroes] = [&all[0].hash, &all[1].hash];
+        assert!(reads_alike(None, Some(zeroes), CHUNK), "zeroes read as a hole does");
+        assert!(!reads_alike(Some(first), None, CHUNK) && !reads_alike(Some(first), Some(zeroes), CHUNK));
         assert!(reads_alike(None, None, CHUNK));
         file.write_all_at(&[8], 2 * CHUNK - 1).unwrap();
         assert_ne!(digests(&file)[0].hash, all[0].hash);
         assert_eq!(digests(&file)[2], all[2], "the last chunk is shorter");
+    }
+
+    #[test]
+    fn r130_what_was_sent_has_the_hashes_of_what_the_target_reads_back() {
+        let program = std::env::current_exe().unwrap();
+        let file = tempfile::tempfile_in(program.parent().unwrap()).unwrap();
+        let stretch = DiscSize::from_bytes(5 * CHUNK + 512).unwrap().range(0, 5 * CHUNK + 512).unwrap();
+        file.set_len(stretch.length()).unwrap();
+        let mut sent = Sent::new(stretch, CHUNK, BTreeMap::from([(4 * CHUNK, [1; 32])]));
+        sent.handle_begun(stretch);
+        // Within a chunk, over the edge of two, a hole between, and the short last one.
+        for (at, length) in [(8192, 4096), (CHUNK - 512, 4096), (CHUNK + 8192, CHUNK), (5 * CHUNK, 512)] {
+            let bytes: Vec<u8> = (0..length).map(|byte| (byte % 251) as u8 + 1).collect();
+            file.write_all_at(&bytes, at).unwrap();
+            sent.handle_data(at, &bytes);
+        }
+        sent.handle_ended();
+        let all: BTreeMap<u64, Hash> = digests(&file).into_iter().map(|digest| (digest.offset, digest.hash)).collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!(sent.hashes(), &all);
+        // One chunk is sent again, with something else in it.
+        let again = stretch.from(CHUNK).unwrap();
+        file.write_all_at(&[9; 100], 2 * CHUNK - 100).unwrap();
+        let mut bytes = vec![0; again.length() as usize];
+        file.read_exact_at(&mut bytes, again.offset()).unwrap();
+        sent.handle_begun(again);
+        assert_eq!(sent.hashes().len(), 1);
+        sent.handle_data(again.offset(), &bytes);
+        sent.handle_ended();
+        for digest in digests(&file) {
+            assert_eq!(sent.hashes()[&digest.offset], digest.hash);
+        }
     }
 }

@@ -109,6 +109,13 @@ impl Ledger {
         self.pending.pop_front();
     }
 
+    /// The target has said that it has the first pass up to `end`, which is sent.
+    pub fn handle_read_back(&mut self, end: u64) {
+        assert!((self.position..=self.sent_to).contains(&end), "it was sent before it was read back");
+        self.position = end;
+        self.acknowledged_count += 1;
+    }
+
     /// The target has said that it has all that was sent.
     pub fn handle_synced(&mut self) {
         self.position = self.sent_to;
@@ -150,6 +157,10 @@ mod tests {
         source: Vec<u32>,
         dirty: Vec<u64>,
         link: Vec<(u64, u32)>,
+        /// How much of the link has arrived.
+        arrived_count: usize,
+        /// Stretches that are sent and not read back: their end, and what was on the link then.
+        walked: VecDeque<(u64, usize)>,
         target: BTreeMap<u64, u32>,
         durable: BTreeMap<u64, u32>,
     }
@@ -162,12 +173,28 @@ mod tests {
         }
 
         fn arrive(&mut self, count: usize) {
-            self.target.extend(self.link.drain(..count.min(self.link.len())));
+            let end = self.arrived_count.saturating_add(count).min(self.link.len());
+            self.target.extend(self.link[self.arrived_count..end].iter().copied());
+            self.arrived_count = end;
+        }
+
+        fn read_back(&mut self) {
+            let Some((end, count)) = self.walked.pop_front() else { return };
+            self.arrive(count.saturating_sub(self.arrived_count));
+            self.durable = self.target.clone();
+            self.ledger.handle_read_back(end);
+        }
+
+        fn lose_link(&mut self) {
+            self.link.clear();
+            self.walked.clear();
+            self.arrived_count = 0;
         }
 
         fn sync(&mut self) {
             self.arrive(usize::MAX);
             self.durable = self.target.clone();
+            self.walked.clear();
             self.ledger.handle_synced();
         }
 
@@ -187,6 +214,7 @@ mod tests {
                 }
             }
             self.ledger.handle_walked(end);
+            self.walked.push_back((end, self.link.len()));
         }
 
         fn pass(&mut self, runs: usize) {
@@ -215,6 +243,8 @@ mod tests {
                 source: vec![0; BLOCKS as usize],
                 dirty: vec![],
                 link: vec![],
+                arrived_count: 0,
+                walked: VecDeque::new(),
                 target: BTreeMap::new(),
                 durable: BTreeMap::new(),
             };
@@ -228,14 +258,15 @@ mod tests {
                     5..10 if world.ledger.has_walked() => world.pass(count),
                     5..10 => world.walk(count as u64),
                     10..12 => world.arrive(count),
-                    12..14 => world.sync(),
+                    12 => world.sync(),
+                    13 => world.read_back(),
                     14 | 15 if count > 0 => {
-                        world.link.clear();
+                        world.lose_link();
                         world.ledger.handle_reopened(true, false);
                     }
                     _ => {
                         // The target's machine lost its power.
-                        world.link.clear();
+                        world.lose_link();
                         world.target = world.durable.clone();
                         world.ledger.handle_reopened(false, world.target.is_empty());
                     }

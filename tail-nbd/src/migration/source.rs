@@ -7,8 +7,8 @@
 use super::Ended;
 use super::budgets::Budgets;
 use super::checked::Checked;
-use super::compare::CHUNKS_MAX;
-use super::digest::Chunks;
+use super::compare::{Asked, CHUNKS_MAX};
+use super::digest::{Chunks, Sent};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::pace::Pace;
@@ -31,12 +31,12 @@ use std::sync::Arc;
 const TAKE_BYTES: u64 = 8 << 20;
 
 /// What is sent in the first pass before the target reads it back, in bytes, and in pieces of 10 ms where there is a limit:
-/// that much is compared again when the link breaks.
-const STRETCH_BYTES: u64 = 64 << 20;
-const STRETCH_PIECES: u64 = 200;
+/// two such stretches are compared again when the link breaks. The small discs of the simulation have several.
+const STRETCH_BYTES: u64 = if cfg!(test) { 12 << 10 } else { 32 << 20 };
+const STRETCH_PIECES: u64 = 100;
 
-/// How much of what was read only to be sent may stay in the page cache for the comparing, in bytes.
-const UNCACHED_BYTES_MAX: u64 = 2 * STRETCH_BYTES;
+/// How much of what was read only to be sent may stay in the page cache, in bytes: it is given back in few calls.
+const UNCACHED_BYTES_MAX: u64 = STRETCH_BYTES;
 
 /// How far the space that the two files take may be apart besides a hundredth, in bytes: file systems keep their maps in it.
 const ALIKE_BYTES: u64 = 1 << 20;
@@ -69,8 +69,12 @@ pub struct Copier {
     copy: CopyId,
     pub(super) ledger: Ledger,
     window: Option<Window>,
-    /// For what is compared.
+    /// For what is compared before it is sent.
     pub(super) chunks: Chunks,
+    /// What is being sent of a stretch of the first pass.
+    pub(super) sending: Option<Sent>,
+    /// What the target reads back.
+    pub(super) asked: Option<Asked>,
     pub(super) checked: Checked,
     pub(super) mismatched_bytes: u64,
     /// What the copy takes in its pool, when the target last said so.
@@ -107,13 +111,15 @@ impl Copier {
             size,
             file,
             data,
-            buffer: vec![0; DATA_BYTES_MAX],
+            buffer: Vec::new(),
             credit_bytes: welcome.credit_bytes,
             copied_bytes: 0,
             copy: welcome.copy,
             ledger: Ledger::new(size, welcome.is_empty),
             window: None,
             chunks,
+            sending: None,
+            asked: None,
             checked: Checked::new(size),
             mismatched_bytes: 0,
             target_bytes: 0,
@@ -130,6 +136,7 @@ impl Copier {
     pub async fn reopen(&mut self, mut link: Link, hello: Hello) -> Result<(), Ended> {
         let welcome = introduce(&mut link, hello).await?;
         (self.link, self.credit_bytes) = (link, welcome.credit_bytes);
+        (self.sending, self.asked) = (None, None);
         let is_same_copy = std::mem::replace(&mut self.copy, welcome.copy) == welcome.copy;
         if !is_same_copy {
             self.checked = Checked::new(self.size);
@@ -239,7 +246,7 @@ impl Copier {
         }
     }
 
-    /// The target's next word; `None` when it was credit.
+    /// The target's next word; `None` when it was credit, or something of what it was asked about.
     ///
     /// # Errors
     /// When the link broke, or the target has given up.
@@ -247,6 +254,12 @@ impl Copier {
         match self.link.receive().await? {
             Message::Control(Control::Credit { bytes }) => {
                 self.credit_bytes = self.credit_bytes.saturating_add(bytes);
+                Ok(None)
+            }
+            Message::Digests { digests, is_last } => {
+                let why = "the other tail speaks of what it was not asked about";
+                let asked = self.asked.as_mut().ok_or_else(|| Ended::new(MigrationErrorKind::Protocol, why))?;
+                asked.handle_digests(digests, is_last)?;
                 Ok(None)
             }
             Message::Control(Control::Failed { kind, message }) => Err(Ended { kind, message }),
@@ -257,7 +270,7 @@ impl Copier {
 
     /// As [`Self::hear`], while no freeze waits for its answer: one that comes now is of a freeze that was called off, and
     /// means nothing (safety rule 18).
-    async fn hear_copying(&mut self) -> Result<Option<Control>, Ended> {
+    pub(super) async fn hear_copying(&mut self) -> Result<Option<Control>, Ended> {
         Ok(self.hear().await?.filter(|word| !matches!(word, Control::Prepared { .. })))
     }
 
@@ -314,10 +327,8 @@ impl Copier {
         }
         let was_cached = self.is_cached(at, length);
         // It is lost when this is dropped while the kernel has it.
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(DATA_BYTES_MAX, 0);
+        let buffer = std::mem::take(&mut self.buffer);
         let (read, buffer) = self.data.read(at, buffer, length as usize).await;
-        self.buffer = buffer;
         let read = read.map_err(|error| self.unreadable(at, error))?;
         if read == 0 {
             return Err(self.unreadable(at, io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")));
@@ -326,14 +337,16 @@ impl Copier {
             self.uncached.push((at, length));
             self.uncached_bytes += length;
         }
-        self.link.queue_data(at, &self.buffer[..read]);
+        if let Some(sending) = &mut self.sending {
+            sending.handle_data(at, &buffer);
+        }
         self.credit_bytes -= read as u64;
         self.copied_bytes += read as u64;
-        self.link.flush().await?;
+        self.buffer = self.link.send_data(at, buffer).await?;
         Ok(read as u64)
     }
 
-    /// What no client has asked for is not to push out what they have. It stays for as long as it is to be compared.
+    /// What no client has asked for is not to push out what they have.
     pub(super) fn forget_uncached(&mut self) {
         self.uncached_bytes = 0;
         for (at, length) in self.uncached.drain(..) {

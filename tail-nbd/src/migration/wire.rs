@@ -28,7 +28,7 @@ use spine::resource::migration::MigrationErrorKind;
 use thiserror::Error;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Bytes in front of a payload.
 pub const HEADER_BYTES: usize = 16;
@@ -40,7 +40,8 @@ pub const DATA_BYTES_MAX: usize = 1 << 20;
 const CONTROL_BYTES_MAX: usize = 16 << 10;
 
 const MAGIC: [u8; 4] = *b"BVMG";
-const OFFSET_BYTES: usize = 8;
+/// Bytes in front of those of a disc.
+pub const OFFSET_BYTES: usize = 8;
 const HOLE_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 48;
 
@@ -106,7 +107,8 @@ pub enum Control {
         /// In bytes of payload.
         bytes: u64,
     },
-    /// Source: what is on disk there? Answered by [`Message::Digests`].
+    /// Source: what is on disk there? Answered by [`Message::Digests`], while data of other chunks may follow. Nothing else is
+    /// asked before that.
     Compare {
         /// Where it begins, in bytes: with a chunk.
         offset: u64,
@@ -243,9 +245,11 @@ pub fn write_control(out: &mut Vec<u8>, control: &Control) {
 ///
 /// # Panics
 /// When there are none or more than [`DATA_BYTES_MAX`], which is a bug of the caller.
-pub fn write_data(out: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+pub fn write_data_front(out: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
     assert!(!bytes.is_empty() && bytes.len() <= DATA_BYTES_MAX);
-    write_frame(out, 2, &[&offset.to_le_bytes(), bytes]);
+    let front = offset.to_le_bytes();
+    out.extend_from_slice(&header_of(2, &[&front, bytes]));
+    out.extend_from_slice(&front);
 }
 
 /// Appends a hole.
@@ -271,6 +275,11 @@ pub fn write_space(out: &mut Vec<u8>, offset: u64, length: u64) {
 }
 
 fn write_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
+    out.extend_from_slice(&header_of(kind, parts));
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+fn header_of(kind: u8, parts: &[&[u8]]) -> [u8; HEADER_BYTES] {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&MAGIC);
@@ -280,8 +289,7 @@ fn write_frame(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     checksum.update(&header[..12]);
     parts.iter().for_each(|part| checksum.update(part));
     header[12..].copy_from_slice(&checksum.finalize().to_le_bytes());
-    out.extend_from_slice(&header);
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    header
 }
 
 /// A header that was read and checked as far as it can be alone.
@@ -320,32 +328,46 @@ impl Header {
         self.length as usize
     }
 
+    /// True when the payload is an offset of [`OFFSET_BYTES`] and bytes of a disc, for [`Self::data`].
+    pub fn is_data(&self) -> bool {
+        self.bytes[4] == 2
+    }
+
+    /// Reads a frame of data whose payload has come in its two parts, so that a disc's bytes are taken as they are.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn data(&self, front: [u8; OFFSET_BYTES], bytes: Vec<u8>) -> Result<Message, WireError> {
+        self.check(&[&front, &bytes])?;
+        let offset = u64::from_le_bytes(front);
+        check_range(offset, bytes.len() as u64)?;
+        Ok(Message::Data { offset, bytes })
+    }
+
+    fn check(&self, payload: &[&[u8]]) -> Result<(), WireError> {
+        let is_whole = payload.iter().map(|part| part.len()).sum::<usize>() == self.payload_bytes();
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&self.bytes[..12]);
+        payload.iter().for_each(|part| checksum.update(part));
+        let is_right = checksum.finalize().to_le_bytes() == self.bytes[12..];
+        if is_whole && is_right { Ok(()) } else { Err(WireError::Checksum) }
+    }
+
     /// Reads the frame whose payload is `payload`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn message(&self, payload: &[u8]) -> Result<Message, WireError> {
-        let mut checksum = crc32fast::Hasher::new();
-        checksum.update(&self.bytes[..12]);
-        checksum.update(payload);
-        if payload.len() != self.payload_bytes() || checksum.finalize().to_le_bytes() != self.bytes[12..] {
-            return Err(WireError::Checksum);
+        if let Some((front, bytes)) = payload.split_first_chunk().filter(|_| self.is_data()) {
+            return self.data(*front, bytes.to_vec());
         }
+        self.check(&[payload])?;
         let number = |at: usize| {
             let bytes = payload.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             bytes.map(u64::from_le_bytes).ok_or(WireError::Range)
         };
-        let in_range = |offset: u64, length: u64| {
-            let end = offset.checked_add(length).filter(|end| *end <= crate::geometry::DiscSize::BYTES_MAX);
-            if length == 0 || end.is_none() { Err(WireError::Range) } else { Ok(()) }
-        };
         match self.bytes[4] {
             1 => serde_json::from_slice(payload).map(Message::Control).map_err(WireError::Control),
-            2 => {
-                let (offset, bytes) = (number(0)?, &payload[OFFSET_BYTES..]);
-                in_range(offset, bytes.len() as u64)?;
-                Ok(Message::Data { offset, bytes: bytes.to_vec() })
-            }
             4 => {
                 let is_last = match payload[0] {
                     0 => false,
@@ -356,14 +378,14 @@ impl Header {
                 let digests = digests.iter().map(|bytes| {
                     let [offset, allocated_bytes] =
                         [0, 8].map(|at| u64::from_le_bytes(core::array::from_fn(|index| bytes[at + index])));
-                    in_range(offset, 1)?;
+                    check_range(offset, 1)?;
                     Ok(Digest { offset, allocated_bytes, hash: core::array::from_fn(|index| bytes[16 + index]) })
                 });
                 Ok(Message::Digests { digests: digests.collect::<Result<_, _>>()?, is_last })
             }
             _ => {
                 let (offset, length) = (number(0)?, number(8)?);
-                in_range(offset, length)?;
+                check_range(offset, length)?;
                 if self.bytes[4] == 5 {
                     return Ok(Message::Space { offset, length });
                 }
@@ -371,6 +393,11 @@ impl Header {
             }
         }
     }
+}
+
+fn check_range(offset: u64, length: u64) -> Result<(), WireError> {
+    let end = offset.checked_add(length).filter(|end| *end <= crate::geometry::DiscSize::BYTES_MAX);
+    if length == 0 || end.is_none() { Err(WireError::Range) } else { Ok(()) }
 }
 
 /// Any bytes are a frame or an error, and a frame reads back the same when written again.
@@ -390,7 +417,10 @@ pub fn fuzz_migration(bytes: &[u8]) {
     let mut again = Vec::new();
     match &message {
         Message::Control(control) => write_control(&mut again, control),
-        Message::Data { offset, bytes } => write_data(&mut again, *offset, bytes),
+        Message::Data { offset, bytes } => {
+            write_data_front(&mut again, *offset, bytes);
+            again.extend_from_slice(bytes);
+        }
         Message::Hole { offset, length } => write_hole(&mut again, *offset, *length),
         Message::Space { offset, length } => write_space(&mut again, *offset, *length),
         Message::Digests { digests, is_last } => write_digests(&mut again, digests, *is_last),
@@ -460,7 +490,7 @@ mod tests {
         let text = core::str::from_utf8(&bytes[HEADER_BYTES..]).unwrap();
         assert_eq!(
             text,
-            r#"{"say":"hello","version_oldest":5,"version_newest":5,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
+            r#"{"say":"hello","version_oldest":6,"version_newest":6,"id":"00000000-0000-0000-0000-000000000007","number":8,"generation":3,"size_bytes":1073741824}"#
         );
         assert_eq!(&bytes[..12], &[b'B', b'V', b'M', b'G', 1, 0, 0, 0, 147, 0, 0, 0]);
     }
@@ -517,7 +547,8 @@ mod tests {
             flip in any::<proptest::sample::Index>(),
         ) {
             let mut data = vec![];
-            write_data(&mut data, offset, &bytes);
+            write_data_front(&mut data, offset, &bytes);
+            data.extend_from_slice(&bytes);
             prop_assert_eq!(read(&data).unwrap(), Message::Data { offset, bytes });
             let bit = flip.index(data.len() * 8);
             data[bit / 8] ^= 1 << (bit % 8);

@@ -105,7 +105,9 @@ impl Stored {
     /// See [`Data::read`](crate::jobs::data::Data::read).
     pub(crate) async fn read(&self, at: u64, mut buffer: Vec<u8>, length: usize) -> (io::Result<usize>, Vec<u8>) {
         pause().await;
-        let read = self.read_some(at, &mut buffer[..length]);
+        buffer.resize(length, 0);
+        let read = self.read_some(at, &mut buffer);
+        buffer.truncate(*read.as_ref().unwrap_or(&0));
         pause().await;
         (read, buffer)
     }

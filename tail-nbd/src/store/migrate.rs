@@ -187,7 +187,7 @@ impl Move {
         let phase = if copier.ledger().compares() { MigrationPhase::Verifying } else { MigrationPhase::Copying };
         self.tell(|moving| (moving.report.phase, moving.report.pass) = (phase, pass));
         let began = Instant::now();
-        copier.send_all(self.store.shards(), &|copied| self.tell_copied(copied, before, total, began)).await?;
+        copier.send_all(&|copied| self.tell_copied(copied, before, total, began)).await?;
         self.end_pass(copier, convergence, began, before).await
     }
 

@@ -17,7 +17,7 @@ use crate::{
         handover::{Attempt, Step, Target, Word},
         link::{Link, Network},
         target::{CREDIT_BYTES, Receiver},
-        wire::{Control, DIGESTS_MAX, Hello, Message, VERSION, Welcome},
+        wire::{Control, Hello, Message, VERSION, Welcome},
     },
     offload::offload,
     sidecar::{Owner, Record},
@@ -175,6 +175,7 @@ impl Store {
         let mut receiver = Receiver::new(data, hello.size_bytes)?;
         let copy = disc.session.copy();
         let outcome = Session { store: self, disc: &disc, link, target, hello, copy }.run(&mut receiver, turn).await;
+        receiver.finish().await;
         let id = if receiver.is_spoilt() { Copy::default().id } else { copy.id };
         disc.session.set_copy(Copy { id, lacking: receiver.lacking() });
         if let Err(ended) = &outcome {
@@ -271,19 +272,31 @@ impl Session<'_> {
                 () = turn.over() => {
                     return Err(superseded());
                 }
+                found = receiver.read_back() => {
+                    let (digests, is_last) = found?;
+                    // They go out while more is received, which the source may be waiting for.
+                    self.link.queue_digests(&digests, is_last);
+                    self.tell(|moving| moving.report.bytes_copied = receiver.received_bytes());
+                    continue;
+                }
                 message = self.link.receive() => message?,
             };
             match message {
                 Message::Data { offset, bytes } if self.target.takes_data() => {
-                    if let Some(bytes) = receiver.write(offset, bytes).await? {
-                        self.link.send(&Control::Credit { bytes }).await?;
+                    self.link.reuse(receiver.write(offset, bytes).await?);
+                    if let Some(bytes) = receiver.take_credit() {
+                        self.link.queue(&Control::Credit { bytes });
                     }
                 }
                 Message::Hole { offset, length } if self.target.takes_data() => receiver.punch(offset, length).await?,
                 Message::Space { offset, length } if self.target.takes_data() => receiver.zero(offset, length).await?,
                 Message::Control(Control::Compare { offset, length, chunk_bytes }) if self.target.takes_data() => {
-                    self.compare(receiver, offset, length, chunk_bytes, &turn).await?;
-                    self.tell(|moving| moving.report.bytes_copied = receiver.received_bytes());
+                    receiver.handle_compare(offset, length, chunk_bytes).await?;
+                }
+                Message::Control(Control::PassEnd { .. } | Control::Prepare { .. } | Control::Commit { .. })
+                    if receiver.is_reading_back() =>
+                {
+                    return Err(Ended::new(MigrationErrorKind::Protocol, "the source goes on without an answer"));
                 }
                 Message::Control(Control::PassEnd { pass }) => {
                     receiver.sync().await?;
@@ -309,34 +322,6 @@ impl Session<'_> {
                 other => return Err(Ended::unexpected(other)),
             }
         }
-    }
-
-    /// Reads part of the disc back, and says what is there.
-    async fn compare(
-        &mut self,
-        receiver: &mut Receiver,
-        offset: u64,
-        length: u64,
-        chunk_bytes: u64,
-        turn: &Turn,
-    ) -> Result<(), Ended> {
-        let range = receiver.handle_compare(offset, length, chunk_bytes).await?;
-        let (mut rest, mut digests) = (Some(range), vec![]);
-        while let Some(chunks) = rest {
-            if turn.is_over() {
-                return Err(superseded());
-            }
-            let digest = receiver.next_digest(chunks, chunk_bytes).await?;
-            rest = digest.as_ref().and_then(|digest| chunks.from(digest.offset + chunk_bytes));
-            digests.extend(digest);
-            if rest.is_none() || digests.len() == DIGESTS_MAX {
-                self.link.queue_digests(&digests, rest.is_none());
-                self.link.flush().await?;
-                digests.clear();
-            }
-        }
-        receiver.forget(range);
-        Ok(())
     }
 
     /// A word of the hand-over: the new state is durable before it is answered.

@@ -149,7 +149,8 @@ fn r130_strangers_do_not_disturb_a_move() {
             },
             {
                 let mut data = vec![];
-                wire::write_data(&mut data, 0, &[0xee; 4096]);
+                wire::write_data_front(&mut data, 0, &[0xee; 4096]);
+                data.extend_from_slice(&[0xee; 4096]);
                 data
             },
         ];
