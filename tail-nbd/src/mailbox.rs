@@ -2,7 +2,6 @@
 //! that its ring polls, so a shard waits in one place only.
 
 use crate::disc::dirty::Dirty;
-use crate::geometry::ByteRange;
 use crate::limits::MAILBOX_LETTERS_MAX;
 use crate::shard::{Access, Adopted, Borrowed, CarriedDisc, LentDisc, OpenDisc, ShardError, ShardStatus, Taken};
 use rustix::event::{EventfdFlags, eventfd};
@@ -36,8 +35,6 @@ pub enum Letter {
     Brake(DiscNumber, Option<u64>, Reply),
     /// Take about so many bytes of what was written.
     TakeWritten(DiscNumber, u64, oneshot::Sender<Result<Taken, ShardError>>),
-    /// Say of each range whether it was written and not taken yet, or is being written.
-    Touched(DiscNumber, Vec<ByteRange>, oneshot::Sender<Result<Vec<bool>, ShardError>>),
     /// Freeze it.
     Freeze(DiscNumber, Reply),
     /// Let it go on.

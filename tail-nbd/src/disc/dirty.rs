@@ -85,18 +85,6 @@ impl Dirty {
         })
     }
 
-    /// True when a block that the range touches is dirty.
-    pub fn is_marked(&self, range: ByteRange) -> bool {
-        let granule_bytes = self.block_bytes * BLOCKS;
-        (range.offset() / granule_bytes..range.end().div_ceil(granule_bytes)).any(|granule| {
-            let mask = self.masks[granule as usize];
-            (0..BLOCKS).filter(|block| mask >> block & 1 == 1).any(|block| {
-                let start = granule * granule_bytes + block * self.block_bytes;
-                start < range.end() && range.offset() < start + self.block_bytes
-            })
-        })
-    }
-
     /// Takes dirty blocks, as runs of neighbours, until they are `bytes_max` or more, or `runs_max` runs; they
     /// are clean then. Goes round the disc, so that one busy place does not keep the others waiting.
     pub fn take(&mut self, bytes_max: u64, runs_max: usize) -> Vec<ByteRange> {
@@ -206,14 +194,6 @@ mod tests {
                     model.extend((range.offset() / 4096..range.end().div_ceil(4096)).filter(|_| length > 0));
                     prop_assert_eq!(clean_bytes, (model.len() - before) as u64 * 4096);
                     prop_assert_eq!(dirty.mark(range), clean_bytes);
-                }
-                if let Some(range) = disc.range(offset, length).filter(|range| range.length() > 0) {
-                    prop_assert!(dirty.is_marked(range));
-                    let blocks = (offset / 4096).saturating_sub(9)..offset / 4096;
-                    if let Some(before) = disc.range(blocks.start * 4096, (blocks.end - blocks.start) * 4096) {
-                        let marked = blocks.clone().any(|block| model.contains(&block));
-                        prop_assert_eq!(dirty.is_marked(before), marked);
-                    }
                 }
                 if let Some(bytes) = take {
                     for run in dirty.take(bytes, 3) {

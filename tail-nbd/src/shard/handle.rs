@@ -7,7 +7,7 @@ use super::tracking::Taken;
 use crate::connection::Transport;
 use crate::disc::dirty::Dirty;
 use crate::disc::mode::IoMode;
-use crate::geometry::{ByteRange, DiscSize};
+use crate::geometry::DiscSize;
 use crate::limits::{
     DRAIN_SECONDS_MAX, GOODBYE_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, SEND_SECONDS_MAX, SHARD_EVENTS_MAX,
     STALL_SECONDS_MAX, WHOLE_SECONDS_MAX,
@@ -349,15 +349,6 @@ impl Shards {
     /// When that is not known any more: the disc was closed, or has panicked.
     pub async fn take_written(&self, number: DiscNumber, bytes_max: u64) -> Result<Taken, ShardError> {
         self.ask(number, |reply| Letter::TakeWritten(number, bytes_max, reply)).await
-    }
-
-    /// Says of each range whether something of it was written since [`Shards::track`] and not taken yet, or is being written:
-    /// whoever has read it before may have read either.
-    ///
-    /// # Errors
-    /// When that is not known any more: the disc was closed, or has panicked.
-    pub async fn touched(&self, number: DiscNumber, ranges: Vec<ByteRange>) -> Result<Vec<bool>, ShardError> {
-        self.ask(number, |reply| Letter::Touched(number, ranges, reply)).await
     }
 
     /// Freezes a disc: resolves when nothing of it is in the kernel, and until [`Shards::thaw`] nothing of it is

@@ -68,7 +68,6 @@ impl Shard {
             Letter::TakeWritten(number, bytes_max, reply) => {
                 drop(reply.send(self.take_written(number, bytes_max)));
             }
-            Letter::Touched(number, ranges, reply) => drop(reply.send(self.touched(number, &ranges))),
             Letter::Status(reply) => drop(reply.send(self.status())),
             Letter::Stop(reply) => self.stop(Some(reply)),
             #[cfg(test)]

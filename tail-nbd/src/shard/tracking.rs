@@ -9,7 +9,6 @@ use super::owner::Shard;
 use crate::disc::State;
 use crate::disc::dirty::Dirty;
 use crate::geometry::ByteRange;
-use crate::nbd::request::{Command, Request};
 use spine::id::DiscNumber;
 
 /// What was taken from a map of written blocks.
@@ -47,23 +46,5 @@ impl Shard {
         let Some(dirty) = disc.and_then(|disc| disc.dirty.as_mut()) else { return Err(ShardError::Busy(number)) };
         let runs = dirty.take(bytes_max, RUNS_MAX);
         Ok(Taken { runs, left_bytes: dirty.bytes() })
-    }
-
-    /// Says of each range whether it was written and not taken yet, or is being written. A write that is over is in the map,
-    /// and one that is not is still among the transfers.
-    pub(super) fn touched(&mut self, number: DiscNumber, ranges: &[ByteRange]) -> Result<Vec<bool>, ShardError> {
-        let token = self.find(number)?;
-        let dirty = self.discs.get(token).and_then(|disc| disc.dirty.as_ref()).ok_or(ShardError::Busy(number))?;
-        let changed = |request: &Request| match request.command {
-            Command::Write { range, .. } | Command::Trim { range, .. } | Command::WriteZeroes { range, .. } => {
-                Some(range)
-            }
-            _ => None,
-        };
-        let its = self.transfers.iter().filter(|(_, transfer)| transfer.disc == token);
-        let in_flight: Vec<ByteRange> = its.filter_map(|(_, transfer)| changed(&transfer.request)).collect();
-        let is_touched =
-            |range: &ByteRange| dirty.is_marked(*range) || in_flight.iter().any(|change| change.overlaps(*range));
-        Ok(ranges.iter().map(is_touched).collect())
     }
 }
