@@ -403,7 +403,7 @@ async fn receive_discs(network: Network, store: Arc<Store>) {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::error!(%address, %error, "cannot listen for other tails yet; it is tried again");
+                tracing::warn!(%address, %error, "cannot listen for other tails yet; it is tried again");
             }
             Err(_) => {}
         }
