@@ -17,7 +17,6 @@ const OVERHEAD: Duration = Duration::from_secs(30);
 const LIMIT_JOB: &[&str] = &[
     "--name=limit",
     "--ioengine=io_uring",
-    "--readonly",
     // The default throws the file out of the page cache first.
     "--invalidate=0",
     "--rw=randread",
@@ -78,6 +77,8 @@ pub fn run(load: &Load, uri: &str, mib: u64, seconds: f64, server: u32, scratch:
 /// When fio fails or says something unknown.
 pub fn bare_read(file: &Path, mib: u64, seconds: f64, round: u32, scratch: &Path) -> Result<Limit> {
     let mut words = vec!["fio".to_owned()];
+    // An option of fio itself, which no job file may have.
+    words.push("--readonly".to_owned());
     words.extend(LIMIT_JOB.iter().chain(COMMON).map(|&word| word.to_owned()));
     words.push(format!("--filename={}", file.display()));
     words.extend([format!("--size={mib}m"), format!("--runtime={}ms", milliseconds(seconds))]);
@@ -184,6 +185,17 @@ mod tests {
         for word in LIMIT_JOB.iter().filter(|word| !word.starts_with("--name")) {
             let line = word.trim_start_matches("--");
             assert!(text.lines().any(|other| other == line), "{line} is not in the job file");
+        }
+    }
+
+    #[test]
+    fn job_files_run_as_they_are() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fio")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut fio = std::process::Command::new("fio");
+            fio.arg("--parse-only").arg(&path).env("FILE", "/dev/null").env("URI", "nbd://localhost/");
+            let output = fio.output().unwrap();
+            assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
         }
     }
 
