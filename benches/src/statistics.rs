@@ -1,4 +1,4 @@
-//! Medians and spreads of a few rounds: pure.
+//! Medians, spreads and percentiles of what was measured: pure.
 
 /// The middle of some measurements, and their ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +24,14 @@ impl Spread {
             if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
         Some(Self { median, min: sorted[0], max: sorted[sorted.len() - 1] })
     }
+}
+
+/// The value that so large a share of them does not exceed; zero without any.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+    sorted.get(place).copied().unwrap_or_default()
 }
 
 /// `ours / theirs`; none when that says nothing.
@@ -54,6 +62,13 @@ mod tests {
     fn nothing_has_no_median() {
         assert_eq!(Spread::of(&[]), None);
         assert_eq!(Spread::of(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn percentiles_are_of_the_values_that_there_are() {
+        let values = [5.0, 1.0, 3.0, 2.0, 4.0];
+        assert_eq!((percentile(&values, 0.5), percentile(&values, 0.99), percentile(&values, 0.01)), (3.0, 5.0, 1.0));
+        assert_eq!(percentile(&[], 0.5), 0.0);
     }
 
     #[test]

@@ -89,6 +89,13 @@ pub struct Moved {
     pub report: Value,
 }
 
+impl Moved {
+    /// How long its clients were paused, as the source says; 0 when it does not.
+    pub fn pause_ms(&self) -> u64 {
+        self.report.get("pause_ms").and_then(Value::as_u64).unwrap_or_default()
+    }
+}
+
 impl Move {
     /// How long ago it was ordered.
     pub fn age(&self) -> Duration {

@@ -3,10 +3,12 @@
 use super::{
     cluster::DEADLINE,
     guest::{Checked, Guest, Mix, Place, Plan, nbd},
-    page::percentile,
     run::{BLOCKS_IN_MIB, Lab},
 };
-use crate::{figures::Bar, statistics::fairness};
+use crate::{
+    figures::Bar,
+    statistics::{fairness, percentile},
+};
 use anyhow::{Result, ensure};
 use std::{
     thread,
@@ -55,9 +57,7 @@ impl Lab {
         let took = begun.elapsed();
         let mut reported_ms = vec![];
         for moving in &moves {
-            let moved = self.cluster.finish_move(moving)?;
-            let pause_ms = moved.report.get("pause_ms").and_then(serde_json::Value::as_u64);
-            reported_ms.push(pause_ms.unwrap_or_default() as f64);
+            reported_ms.push(self.cluster.finish_move(moving)?.pause_ms() as f64);
         }
         thread::sleep(AFTERWARDS);
         let pauses_ms: Vec<f64> = guests.iter().map(|guest| guest.take_worst().as_secs_f64() * 1e3).collect();

@@ -9,7 +9,7 @@ use crate::{
         plot::{self, Bar, Panel, Scale},
         table::{self, number},
     },
-    statistics::Spread,
+    statistics::{Spread, percentile},
 };
 use anyhow::{Context, Result};
 use std::{fs, path::Path};
@@ -100,14 +100,6 @@ fn columns(values: &[f64]) -> Vec<(String, usize)> {
         .collect();
     columns.push(("more".to_owned(), values.iter().filter(|value| **value > from).count()));
     columns
-}
-
-/// The value that so large a share of them does not exceed; zero without any.
-pub fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
-    sorted.get(place).copied().unwrap_or_default()
 }
 
 fn through_moves(page: &mut Page, timelines: &[Timeline], note: &str) -> Result<()> {
@@ -304,12 +296,5 @@ mod tests {
         let columns = columns(&[10.0, 10.1, 100.0, 5000.0]);
         let counted: Vec<_> = columns.iter().filter(|(_, count)| *count > 0).cloned().collect();
         assert_eq!(counted, [("10".into(), 1), ("20".into(), 1), ("100".into(), 1), ("more".into(), 1)]);
-    }
-
-    #[test]
-    fn percentiles_are_of_the_values_that_there_are() {
-        let values = [5.0, 1.0, 3.0, 2.0, 4.0];
-        assert_eq!((percentile(&values, 0.5), percentile(&values, 0.99), percentile(&values, 0.01)), (3.0, 5.0, 1.0));
-        assert_eq!(percentile(&[], 0.5), 0.0);
     }
 }

@@ -3,12 +3,11 @@
 use super::{
     cluster::{DEADLINE, Moved},
     guest::{nbd, trace},
-    page::percentile,
     record::{Timeline, Wire},
     run::{BLOCKS_IN_MIB, DEPTH, DISC, DISC_BYTES, Lab},
     watch::{Watch, watch},
 };
-use crate::{figures::Bar, migrate::guest::Place};
+use crate::{figures::Bar, migrate::guest::Place, statistics::percentile};
 use anyhow::{Context, Result};
 use std::{
     thread,
@@ -77,9 +76,7 @@ impl Lab {
             }
             watches.push(seen);
             allocated.push(allocated_bytes);
-            let moved = self.cluster.finish_move(&moving)?;
-            let pause_ms = moved.report.get("pause_ms").and_then(serde_json::Value::as_u64);
-            reported_ms = reported_ms.max(pause_ms.unwrap_or_default());
+            reported_ms = reported_ms.max(self.cluster.finish_move(&moving)?.pause_ms());
             // What waited for the reconnect has been answered by then.
             let answered = guest.answered_count();
             while guest.answered_count() < answered + 10 * DEPTH as u64 {

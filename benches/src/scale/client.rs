@@ -1,4 +1,4 @@
-//! A client that holds its connection and asks for little.
+//! A client that waits for each answer. One that asks for nothing is idle.
 
 use super::net;
 use crate::load::handshake::{self, Stream};
@@ -8,17 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What one read asks for.
-pub const READ_BYTES: u32 = 4096;
-/// No answer takes longer on a machine that works.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// What one look asks for.
+pub const READ_BYTES: usize = 4096;
+/// No answer takes longer on a machine that works, an upgrade of the tail included.
+const DEADLINE: Duration = Duration::from_secs(20);
 const TRY_EVERY: Duration = Duration::from_millis(2);
+/// Commands, "Request types" of the NBD protocol.
+const READ: u16 = 0;
+const WRITE: u16 = 1;
 
 /// A connection to a disc, let in.
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
     number: u64,
+    cookie: u64,
 }
 
 impl Client {
@@ -32,8 +36,9 @@ impl Client {
         if let Stream::Tcp(stream) = &stream {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(DEADLINE))?;
+            stream.set_write_timeout(Some(DEADLINE))?;
         }
-        Ok(Self { stream, number })
+        Ok(Self { stream, number, cookie: 0 })
     }
 
     /// As [`Client::connect`], trying again until `deadline`, as qemu does.
@@ -54,23 +59,46 @@ impl Client {
     ///
     /// # Errors
     /// When they do not come.
-    pub fn read(&self) -> Result<()> {
-        self.exchange().with_context(|| format!("disc {}", self.number))
+    pub fn look(&mut self) -> Result<()> {
+        self.read(0, &mut [0; READ_BYTES])
     }
 
-    fn exchange(&self) -> Result<()> {
+    /// Reads so many bytes as `data` has room for.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<()> {
+        let length = data.len();
+        self.exchange(READ, offset, length, &[], data).with_context(|| format!("disc {}: a read", self.number))
+    }
+
+    /// Writes `data`.
+    ///
+    /// # Errors
+    /// When it is not acknowledged.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.exchange(WRITE, offset, data.len(), data, &mut [])
+            .with_context(|| format!("disc {}: a write", self.number))
+    }
+
+    fn exchange(&mut self, command: u16, offset: u64, length: usize, sent: &[u8], received: &mut [u8]) -> Result<()> {
         let mut stream = &self.stream;
-        // NBD_CMD_READ at offset 0 (NBD protocol, "Request message").
-        let mut request = [0; 28];
-        request[..4].copy_from_slice(&0x2560_9513u32.to_be_bytes());
-        request[8..16].copy_from_slice(&self.number.to_be_bytes());
-        request[24..].copy_from_slice(&READ_BYTES.to_be_bytes());
+        self.cookie += 1;
+        // "Request message" and "Simple reply message" of the NBD protocol.
+        let mut request = Vec::with_capacity(28 + sent.len());
+        request.extend(0x2560_9513u32.to_be_bytes());
+        request.extend(0u16.to_be_bytes());
+        request.extend(command.to_be_bytes());
+        request.extend(self.cookie.to_be_bytes());
+        request.extend(offset.to_be_bytes());
+        request.extend(u32::try_from(length)?.to_be_bytes());
+        request.extend(sent);
         stream.write_all(&request).context("cannot send")?;
-        let mut reply = [0; 16 + READ_BYTES as usize];
+        let mut reply = [0; 16];
         stream.read_exact(&mut reply).context("no answer")?;
         if reply[..4] != 0x6744_6698u32.to_be_bytes() || reply[4..8] != [0; 4] || reply[8..16] != request[8..16] {
-            bail!("this is no answer to a read: {:02x?}", &reply[..16]);
+            bail!("this is no answer to it: {reply:02x?}");
         }
-        Ok(())
+        stream.read_exact(received).context("the answer is cut off")
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Deliberately absent: writes (the disc under the pool would be measured), and heads.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod net;
 pub(crate) mod orders;
 mod record;

@@ -226,7 +226,7 @@ impl Lab {
             let begun = Instant::now();
             self.order_disc(number, DISC_BYTES, KEY).wait()?;
             let answered = Instant::now();
-            Client::connect(number, KEY)?.read()?;
+            Client::connect(number, KEY)?.look()?;
             first_byte_ms.push(answered.elapsed().as_secs_f64() * 1e3);
             ordered_ms.push(begun.elapsed().as_secs_f64() * 1e3);
         }
@@ -237,8 +237,8 @@ impl Lab {
         let during_ms = observer.take();
         stop.store(true, Ordering::Relaxed);
         observer.join()?;
-        for client in &self.idle {
-            client.read().context("after discs were made and removed")?;
+        for client in &mut self.idle {
+            client.look().context("after discs were made and removed")?;
         }
         let spread = |values: &[f64]| Spread::of(values).context("nothing was measured");
         let (ordered, first_byte) = (spread(&ordered_ms)?, spread(&first_byte_ms)?);
@@ -319,7 +319,7 @@ impl Lab {
             connections_count,
             depth,
             plan: plan::Config {
-                block_bytes: READ_BYTES,
+                block_bytes: READ_BYTES as u32,
                 writes_percent: 0,
                 sequential: false,
                 span_bytes: None,
@@ -343,8 +343,8 @@ impl Lab {
             self.idle.push(Client::connect_until(number, KEY, deadline)?);
         }
         let back = begun.elapsed();
-        for client in &self.idle {
-            client.read()?;
+        for client in &mut self.idle {
+            client.look()?;
         }
         let known = self.brain.wait_ready(&tail_name())?;
         let dumped = begun.elapsed();
@@ -370,7 +370,7 @@ impl Lab {
         let added = self.tail.wait_until("all addresses are up", |tail| Ok(tail.addresses_count()? >= count))?;
         self.note("cold start until all discs listen", (listening - begun).as_secs_f64(), "s", Bar::AtMost(5.0));
         self.note("cold start until all addresses are up", (added - begun).as_secs_f64(), "s", Bar::AtMost(40.0));
-        Client::connect(self.config.discs_count, KEY)?.read()?;
+        Client::connect(self.config.discs_count, KEY)?.look()?;
         self.tail.stop()?;
         Ok(())
     }
@@ -389,13 +389,13 @@ struct Observer {
     thread: thread::JoinHandle<Result<()>>,
 }
 
-fn observe(client: Client, stop: Arc<AtomicBool>) -> Result<Observer> {
+fn observe(mut client: Client, stop: Arc<AtomicBool>) -> Result<Observer> {
     let slowest_ns = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let slowest = Arc::clone(&slowest_ns);
     let thread = thread::Builder::new().name("observer".into()).spawn(move || {
         while !stop.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            client.read()?;
+            client.look()?;
             slowest.fetch_max(u64::try_from(begun.elapsed().as_nanos())?, Ordering::Relaxed);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! All clients at work, each on a thread of its own.
 
-use super::client::{Client, READ_BYTES, WRITE_BYTES};
+use crate::scale::client::Client;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::{
@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What one write brings.
+const WRITE_BYTES: usize = 64 << 10;
 /// Blocks that a writer goes through.
 const BLOCKS_COUNT: usize = 16;
 /// What a disc needs for that, in bytes.
@@ -148,20 +150,19 @@ impl Work {
     }
 
     fn read(mut self) -> Result<()> {
-        let mut data = [0; READ_BYTES];
         while !self.is_over() {
             let begun = Instant::now();
-            self.client.read(0, &mut data)?;
+            self.client.look()?;
             self.note(begun);
         }
         Ok(())
     }
 
     fn look(mut self, first: Instant, every: Duration) -> Result<()> {
-        let (mut data, mut due) = ([0; READ_BYTES], first);
+        let mut due = first;
         while !self.is_over() {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            self.client.read(0, &mut data)?;
+            self.client.look()?;
             self.note(due);
             // Who has waited long asks once for all that was due meanwhile.
             let late = Instant::now().saturating_duration_since(due).as_nanos() / every.as_nanos().max(1);

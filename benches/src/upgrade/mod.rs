@@ -11,9 +11,8 @@
 //! A client of the third kind counts from when its read was due, so that it sees the whole wait though it was silent when
 //! that began. The stretches in which nothing happens say what the machine itself makes clients wait.
 //!
-//! Network and tail are those of [`crate::scale`]. Deliberately absent: heads, and clients that connect again.
+//! Network, tail and clients are those of [`crate::scale`]. Deliberately absent: heads, and clients that connect again.
 
-mod client;
 mod crowd;
 mod record;
 mod run;

@@ -4,6 +4,7 @@ use super::crowd::Kind;
 use crate::{
     figures::{self, Bar, Figure},
     record::Machine,
+    statistics::percentile,
 };
 use serde::Serialize;
 
@@ -64,7 +65,10 @@ impl Upgrades {
 pub fn sum_up(upgrades: &[Upgrade]) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut note = |what: &str, values: Vec<f64>, bar: Option<Bar>| {
-        let Some([median, p99, worst]) = quantiles(values) else { return };
+        if values.is_empty() {
+            return;
+        }
+        let [median, p99, worst] = [0.5, 0.99, 1.0].map(|share| percentile(&values, share));
         figures.push(Figure::new(format!("{what}, median"), median, "ms"));
         figures.push(Figure::new(format!("{what}, p99"), p99, "ms"));
         let worst = Figure::new(format!("{what}, worst"), worst, "ms");
@@ -90,24 +94,9 @@ pub fn sum_up(upgrades: &[Upgrade]) -> Vec<Figure> {
     figures
 }
 
-/// Median, 99th percentile (nearest rank) and the highest; none without any.
-fn quantiles(mut values: Vec<f64>) -> Option<[f64; 3]> {
-    values.sort_by(f64::total_cmp);
-    let rank = |percent: usize| values.get((values.len() * percent).div_ceil(100).max(1) - 1).copied();
-    Some([rank(50)?, rank(99)?, rank(100)?])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranks_are_those_of_the_sorted_values() {
-        assert_eq!(quantiles(vec![]), None);
-        assert_eq!(quantiles(vec![7.0]), Some([7.0; 3]));
-        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(quantiles(hundred), Some([50.0, 99.0, 100.0]));
-    }
 
     #[test]
     fn one_client_that_waits_too_long_is_enough() {

@@ -1,7 +1,6 @@
 //! The measurement.
 
 use super::{
-    client::Client,
     crowd::{Crowd, DISC_BYTES, Kind},
     record::{Upgrade, Upgrades, sum_up},
 };
@@ -10,6 +9,7 @@ use crate::{
     peers::machine,
     record::FORMAT,
     scale::{
+        client::Client,
         net::{self, Net},
         orders::{self, tail_name},
         raise_open_files,
