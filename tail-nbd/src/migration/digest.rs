@@ -80,7 +80,10 @@ impl Sent {
 
     /// These whole chunks are about to be sent, or sent again.
     pub fn handle_begun(&mut self, chunks: ByteRange) {
-        self.hashes.retain(|offset, _| !(chunks.offset()..chunks.end()).contains(offset));
+        let begun: Vec<u64> = self.hashes.range(chunks.offset()..chunks.end()).map(|(offset, _)| *offset).collect();
+        for offset in begun {
+            self.hashes.remove(&offset);
+        }
     }
 
     /// These bytes are sent. They come in order, and what is left out is a hole.
