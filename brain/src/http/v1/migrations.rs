@@ -145,12 +145,12 @@ pub(crate) async fn empty_pool(
 ) -> Result<Answer, Fault> {
     let (limit, ignored) = only_limit(body)?;
     let spec = named.segment("pool")?;
-    if named.flag("plan") {
-        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_pool(&name(&spec), limit)).await?;
-        return Ok(Answer::ok(&plan_shape(&lines))?.ignoring(ignored));
-    }
-    let tree = emptying::pool(&api.service, &caller, &spec, limit).await?;
-    Ok(Answer::ok(&job_shape(tree))?.ignoring(ignored))
+    let answer = if named.flag("plan") {
+        plan(&api, &caller, &emptying::of_pool(&name(&spec), limit)).await?
+    } else {
+        Answer::ok(&job_shape(emptying::pool(&api.service, &caller, &spec, limit).await?))?
+    };
+    Ok(answer.ignoring(ignored))
 }
 
 /// POST /admin/tails/{node}/empty `?plan=true`
@@ -162,17 +162,22 @@ pub(crate) async fn empty_tail(
 ) -> Result<Answer, Fault> {
     let (limit, ignored) = only_limit(body)?;
     let spec = named.segment("node")?;
-    if named.flag("plan") {
-        let lines = migrations::plan_job(&api.service, &caller, &emptying::of_tail(&name(&spec), limit)).await?;
-        return Ok(Answer::ok(&plan_shape(&lines))?.ignoring(ignored));
-    }
-    let tree = emptying::tail(&api.service, &caller, &spec, limit).await?;
-    Ok(Answer::ok(&job_shape(tree))?.ignoring(ignored))
+    let answer = if named.flag("plan") {
+        plan(&api, &caller, &emptying::of_tail(&name(&spec), limit)).await?
+    } else {
+        Answer::ok(&job_shape(emptying::tail(&api.service, &caller, &spec, limit).await?))?
+    };
+    Ok(answer.ignoring(ignored))
+}
+
+/// What an order would do with each disc.
+async fn plan(api: &Api, caller: &Caller, order: &JobOrder) -> Result<Answer, Fault> {
+    Answer::ok(&plan_shape(&migrations::plan_job(&api.service, caller, order).await?))
 }
 
 async fn order_or_plan(api: &Api, caller: &Caller, named: &Named, order: &JobOrder) -> Result<Answer, Fault> {
     if named.flag("plan") {
-        return Answer::ok(&plan_shape(&migrations::plan_job(&api.service, caller, order).await?));
+        return plan(api, caller, order).await;
     }
     Answer::ok(&job_shape(migrations::create_job(&api.service, caller, order).await?))
 }
