@@ -9,7 +9,10 @@
 //!   boot order: the CD, then the discs in their order
 //! ```
 
-use super::profile::{DiscModel, Profile};
+use super::{
+    process::CONNECTION_FD,
+    profile::{DiscModel, Profile},
+};
 use crate::vm::spec::{Card, Disc, Spec};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +65,6 @@ impl Place {
 /// starts of qemu 10.0.2; none over a connection).
 const MONITOR_FD: u8 = 0;
 const SERIAL_FD: u8 = 1;
-const CONNECTION_FD: u8 = 3;
 
 /// The block node of disc `n`, which is added over the monitor before its device is made.
 pub fn disc_node(n: usize) -> String {

@@ -22,6 +22,9 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// The descriptor of a connection that it is given: the first behind those that every process has.
+pub const CONNECTION_FD: i32 = 3;
+
 /// How to start a qemu.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -37,7 +40,7 @@ pub struct Launch<'a> {
     pub stdin: Option<OwnedFd>,
     /// Its descriptor 1.
     pub stdout: Option<OwnedFd>,
-    /// Its descriptor 3.
+    /// Its descriptor [`CONNECTION_FD`].
     pub connection: Option<OwnedFd>,
     /// Its descriptor 2, opened for appending.
     pub log: File,
@@ -105,7 +108,7 @@ impl Qemu {
         // Nothing of the supervisor's environment concerns a guest.
         command.env_clear().env("PATH", PATH).current_dir("/");
         command.stdin(pipe(launch.stdin)).stdout(pipe(launch.stdout)).stderr(launch.log);
-        let connection = launch.connection.map(|parent_fd| FdMapping { parent_fd, child_fd: 3 });
+        let connection = launch.connection.map(|parent_fd| FdMapping { parent_fd, child_fd: CONNECTION_FD });
         command.fd_mappings(connection.into_iter().collect()).map_err(io::Error::other)?;
         let mut child = command.spawn()?;
         let watched = i32::try_from(child.id()).map_err(|_| Errno::SRCH.into()).and_then(|pid| {

@@ -276,6 +276,15 @@ bridge = "br-missing"
         UnixStream::connect(self.run_path(&format!("vm-{vm}.tty"))).await.unwrap()
     }
 
+    /// True when qemu's listening monitor, which talks to one at a time, talks to whoever connects.
+    pub async fn monitor_greets(&self, vm: &str) -> bool {
+        let mut monitor = UnixStream::connect(self.run_path(&format!("vm-{vm}.qmp"))).await.unwrap();
+        let mut greeting = [0; 7];
+        timeout(PATIENCE, monitor.read_exact(&mut greeting))
+            .await
+            .is_ok_and(|read| read.is_ok() && greeting == *b"{\"QMP\":")
+    }
+
     /// Nothing is left of a machine: no process, tap, file.
     pub async fn assert_nothing_left(&self, vm: &str, pid: Option<i32>) {
         let files: Vec<_> = fs::read_dir(self.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

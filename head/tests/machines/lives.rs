@@ -32,6 +32,7 @@ fn r055_r076_r135_a_machines_life() {
         assert!(!shown.to_string().contains("sesame") && !shown.to_string().contains("R0ry"), "R112, rule 6: {shown}");
         assert!(shown["discs"][0]["key_hash"].as_str().unwrap().starts_with("sha256:"));
         assert_eq!(bench.updated("global.memory").await, json!(512 - 64 - 64 - 32), "R071");
+        assert!(bench.monitor_greets("17").await, "the listening monitor is left to later heads");
         let mut serial = bench.serial("17").await;
         let pid = bench.pid_of("17");
         assert_without_rights(pid);
