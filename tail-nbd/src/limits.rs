@@ -72,7 +72,7 @@ pub const NEGOTIATING_PER_DISC_MAX: usize = 16;
 /// Requests of one connection being worked on. nbdcopy has 64 in flight, qemu 16.
 pub const REQUESTS_IN_FLIGHT_MAX: u32 = 128;
 
-/// Handshakes under way at the door of a stand-alone server; who comes beyond that is closed.
+/// Handshakes under way at the door of a stand-alone server; beyond that the one that has taken longest is closed.
 pub const NEGOTIATING_MAX: usize = 64;
 
 /// Connections that go through TLS, of which each has 128 KiB of buffers and as much again in the TLS library; who

@@ -11,15 +11,16 @@ use crate::shard::{Adopted, Shards, configure};
 use crate::tls::Front;
 use rustix::net::{RecvFlags, SendFlags, recv};
 use spine::id::DiscNumber;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Longest piece of a handshake that is looked at in one go, in bytes. Options are short.
 const PIECE_BYTES: usize = 1024;
@@ -33,7 +34,7 @@ const TELLING_PAUSE: Duration = Duration::from_secs(10);
 /// Lets clients in until it is to stop; then nobody listens and no handshake is under way any more. Who is in one is
 /// told, if they ask something within [`GOODBYE_SECONDS_MAX`].
 pub(super) async fn run(listeners: Vec<Listener>, door: Door) {
-    let places = Arc::new(Semaphore::new(NEGOTIATING_MAX));
+    let places = Arc::new(Places::default());
     let mut doors = JoinSet::new();
     for listener in listeners {
         doors.spawn(accept(listener, door.clone(), Arc::clone(&places)));
@@ -60,7 +61,7 @@ impl Door {
     }
 }
 
-async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
+async fn accept(listener: Listener, mut door: Door, places: Arc<Places>) {
     let mut clients = JoinSet::new();
     let mut crush = Crush::default();
     loop {
@@ -77,21 +78,18 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
         };
         match accepted {
             Ok(client) => {
-                // Who finds no place is closed.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    if let Some(closed_count) = crush.handle_closed(Instant::now()) {
-                        let at = &listener.place;
-                        tracing::warn!(%at, closed_count, limit = NEGOTIATING_MAX, "too many are in their handshake; who comes now is closed");
-                    }
-                    continue;
-                };
                 let door = door.clone();
-                clients.spawn(async move {
+                let handshake = clients.spawn(async move {
                     if let Err(error) = let_in(client, &door).await {
                         tracing::debug!(%error, "a client was not let in");
                     }
-                    drop(place);
                 });
+                if places.take(handshake)
+                    && let Some(closed_count) = crush.handle_closed(Instant::now())
+                {
+                    let at = &listener.place;
+                    tracing::warn!(%at, closed_count, limit = NEGOTIATING_MAX, "too many are in their handshake; who has been longest in it is closed");
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -104,6 +102,24 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Semaphore>) {
     let goodbyes = async { while clients.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(GOODBYE_SECONDS_MAX), goodbyes).await.is_err() {
         clients.shutdown().await;
+    }
+}
+
+/// The handshakes under way, at all listeners. When there are too many, the one that has taken longest makes room: a
+/// handshake takes milliseconds, so that is somebody who is silent, and those who are not get in however many are.
+#[derive(Debug, Default)]
+struct Places {
+    oldest_first: Mutex<VecDeque<AbortHandle>>,
+}
+
+impl Places {
+    /// One more. True when another was closed for it.
+    fn take(&self, handshake: AbortHandle) -> bool {
+        let mut places = self.oldest_first.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|other| !other.is_finished());
+        let slowest = if places.len() >= NEGOTIATING_MAX { places.pop_front() } else { None };
+        places.push_back(handshake);
+        slowest.inspect(AbortHandle::abort).is_some()
     }
 }
 
