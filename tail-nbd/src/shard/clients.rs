@@ -11,6 +11,7 @@ use crate::connection::{self, Connection, Transport};
 use crate::disc::extents::{self, Run};
 use crate::disc::{Disc, State};
 use crate::error::Errno;
+use crate::geometry::ByteRange;
 use crate::limits::{
     CONNECTIONS_PER_DISC_MAX, EXTENTS_PER_TURN_MAX, KEEPALIVE, LARGE_WRITE_BYTES, NEGOTIATING_PER_DISC_MAX,
     PACED_CONGESTION_CONTROL, PIECE_BUFFER_BYTES, RECEIVE_AFTER_LARGE_BYTES, TCP_USER_TIMEOUT_MS,
@@ -130,6 +131,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(token) else { return };
         self.current = Some(connection.disc);
         connection.receiving = false;
+        self.portion.handle_received(token);
         // The deadline of a connection that is being closed stays, and so does that of one which sent nothing.
         let interrupted = matches!(completion.result, Err(Errno(libc::EINTR | libc::EAGAIN)));
         // That there is something to receive is not yet a whole piece.
@@ -293,7 +295,9 @@ impl Shard {
             self.answer_nothing(token, request);
             return true;
         }
-        if matches!(request.command, Command::BlockStatus { .. }) && self.extents_count >= EXTENTS_PER_TURN_MAX {
+        let looks_enough =
+            matches!(request.command, Command::BlockStatus { .. }) && self.extents_count >= EXTENTS_PER_TURN_MAX;
+        if looks_enough || self.portion.is_enough() {
             connection.pending = Some(request);
             self.wait_for_turn(token);
             return false;
@@ -327,7 +331,8 @@ impl Shard {
         connection.after_large =
             matches!(request.command, Command::Write { range, .. } if range.length() >= LARGE_WRITE_BYTES);
         connection.in_flight_count += 1;
-        self.requests_count += 1;
+        let is_read = matches!(request.command, Command::Read { .. });
+        self.portion.handle_started(transfer.range().filter(|_| is_read).map_or(0, ByteRange::length));
         let id = self.transfers.insert(transfer).expect("it is not full");
         match (request.command, buffer) {
             (Command::Read { range, .. }, Some(buffer)) => self.submit_read(id, buffer, data.unwrap_or(range)),
@@ -426,7 +431,7 @@ impl Shard {
         });
     }
 
-    fn answer_status(&mut self, id: Token, range: crate::geometry::ByteRange, one: bool) {
+    fn answer_status(&mut self, id: Token, range: ByteRange, one: bool) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let (connection, request) = (transfer.connection, transfer.request);
         let Some(disc) = self.discs.get(transfer.disc) else { return };

@@ -120,7 +120,7 @@ impl Engine {
 
     /// How many requests the turn has started.
     pub fn requests_count(&self) -> usize {
-        self.shard.requests_count
+        self.shard.portion.requests_count()
     }
 
     /// True when there is nothing left to do for ever.

@@ -36,6 +36,7 @@ mod handle;
 mod linger;
 mod orders;
 mod owner;
+mod portion;
 mod secure;
 mod succession;
 mod syncs;

@@ -5,6 +5,7 @@ use super::alarms::Alarms;
 use super::direct::{Change, Unlocked};
 use super::events::Events;
 use super::handle::{Patience, ShardEvent, ShardStatus};
+use super::portion::Portion;
 use crate::buffer::{Buffer, Pool};
 use crate::connection::parking::Parking;
 use crate::connection::{Connection, State, transfer::Transfer};
@@ -75,8 +76,8 @@ pub(super) struct Shard {
     /// When they are looked at.
     again_at: Option<Instant>,
     turns_count: u64,
-    /// Requests that were started in the turn that is under way.
-    pub(super) requests_count: usize,
+    /// What was started in the turn that is under way.
+    pub(super) portion: Portion,
     /// Completions of the turn that is under way, and of those before.
     completions_count: u64,
     completions_per_turn: Histogram,
@@ -131,7 +132,7 @@ impl Shard {
             again: BTreeSet::new(),
             again_at: None,
             turns_count: 0,
-            requests_count: 0,
+            portion: Portion::default(),
             completions_count: 0,
             completions_per_turn: Histogram::default(),
             sends_count: 0,
@@ -150,7 +151,7 @@ impl Shard {
     pub(super) fn begin(&mut self, now: Instant) {
         self.now = now;
         self.turns_count += 1;
-        self.requests_count = 0;
+        self.portion.begin();
         self.extents_count = 0;
         self.hurried = false;
         if self.completions_count > 0 {
