@@ -86,7 +86,8 @@ pub struct Found {
 }
 
 impl Pool {
-    /// Makes the pool's folders, durably, where they are missing.
+    /// Makes the pool's folders, durably, where they are missing. One that is there is not synced again, which could take long on
+    /// a busy disk: a journal keeps its order, so the first disc in it makes it as durable as itself.
     ///
     /// # Errors
     /// When they cannot be made, or sidecars would not be safe there.
@@ -97,8 +98,9 @@ impl Pool {
             SidecarPlace::StateDir => state_dir.join("sidecars").join(config.name.as_str()),
         };
         for path in [&data_dir, &sidecar_dir] {
-            let made = fs::create_dir_all(path).and_then(|()| sync_folder_of(path));
-            made.map_err(|source| PoolError::Io {
+            let make =
+                || if path.is_dir() { Ok(()) } else { fs::create_dir_all(path).and_then(|()| sync_folder_of(path)) };
+            make().map_err(|source| PoolError::Io {
                 pool: config.name.clone(),
                 verb: "make the folder",
                 path: path.clone(),
