@@ -83,6 +83,8 @@ pub struct Connection {
     pub send_deadline: Option<Instant>,
     /// Bytes of the batch that is being sent which it had taken when that was set.
     pub taken_bytes: u64,
+    /// Another process knows it by this name: one that it is lent to, or borrowed from.
+    pub lent: Option<u64>,
     /// It is in the queue for buffers.
     pub queued: bool,
     /// It is in the list of connections to be looked at in this turn.
@@ -146,6 +148,7 @@ impl Connection {
             taken_bytes: 0,
             alarm: None,
             held: false,
+            lent: None,
             unsent: None,
             queued: false,
             touched: false,
@@ -177,6 +180,12 @@ impl Connection {
     /// True when requests are read from it.
     pub fn is_reading(&self) -> bool {
         matches!(self.state, State::Open | State::Leaving)
+    }
+
+    /// True when it is what was agreed on and nothing more: no request is under way, or has arrived in part.
+    pub fn is_at_rest(&self) -> bool {
+        let is_idle = self.input.is_none() && self.landing.is_none() && self.pending.is_none() && self.is_drained();
+        self.state == State::Open && is_idle && self.server.is_at_rest()
     }
 
     /// True when a connection that is leaving has nothing left to do.

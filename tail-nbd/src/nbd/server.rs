@@ -50,6 +50,12 @@ impl Server {
         Self { phase: Phase::Negotiation(Box::new(Negotiation::new(tls, out))) }
     }
 
+    /// A connection whose handshake ended in this agreement, and whose client has asked for nothing yet, or for nothing
+    /// that is not answered.
+    pub fn agreed(agreement: Agreement) -> Self {
+        Self { phase: Phase::Transmission(Transmission::new(agreement)) }
+    }
+
     /// Consumes a prefix of `bytes` and says how long it is. It stops behind the first event, before a payload
     /// (see [`Server::payload_remaining`]), and while an answer is awaited. Harmless with no bytes.
     ///
@@ -95,7 +101,7 @@ impl Server {
     pub fn handle_export(&mut self, answer: Result<Export, Refusal>, out: &mut Vec<u8>) -> Result<(), Violation> {
         let Phase::Negotiation(negotiation) = &mut self.phase else { panic!("no export is awaited") };
         match negotiation.handle_export(answer, out) {
-            Ok(Some(agreement)) => self.phase = Phase::Transmission(Transmission::new(agreement)),
+            Ok(Some(agreement)) => *self = Self::agreed(agreement),
             Ok(None) => {}
             Err(violation) => {
                 self.phase = Phase::Closed(None);
@@ -187,6 +193,11 @@ impl Server {
     /// True while the handshake lasts.
     pub fn is_negotiating(&self) -> bool {
         matches!(self.phase, Phase::Negotiation(_))
+    }
+
+    /// True when it is as [`Server::agreed()`] makes it.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(&self.phase, Phase::Transmission(transmission) if transmission.is_at_rest())
     }
 
     /// True when a request has arrived in part.

@@ -69,6 +69,11 @@ impl Transmission {
         }
     }
 
+    /// True when it is as [`Transmission::new()`] makes it.
+    pub fn is_at_rest(&self) -> bool {
+        !self.leaving && matches!(self.state, State::Header { filled: 0, .. })
+    }
+
     /// True when a request has arrived in part.
     pub fn is_midway(&self) -> bool {
         match self.state {

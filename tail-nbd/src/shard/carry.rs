@@ -1,7 +1,8 @@
 //! Discs as values: what another process needs to go on with them and with their clients, and going on.
 //!
-//! First a disc is *lent* while it serves: the other process opens it frozen, and does nothing with it. When it is frozen
-//! here, what is left is carried: its clients, and what has changed. So clients wait for each other and not for discs.
+//! First a disc is *lent* while it serves, with its clients ([`lend`](super::lend)): the other process opens it frozen, and
+//! does nothing with it. When it is frozen here, what has changed since is carried. So clients wait only for those of them
+//! that are waiting for something, or came meanwhile.
 //!
 //! The descriptors are copies, so the discs here stay whole: they go on when the other process fails. How a file is read
 //! and written is a property of its open file description, which both processes have: until the disc is carried it is
@@ -22,7 +23,6 @@
 
 use super::access::Grant;
 use super::error::ShardError;
-use super::handle::OpenDisc;
 use super::owner::Shard;
 use crate::connection::receive::{Input, Landing};
 use crate::connection::transfer::Transfer;
@@ -39,41 +39,18 @@ use crate::nbd::wire::Error;
 use crate::ring::slots::Token;
 use serde::{Deserialize, Serialize};
 use spine::id::DiscNumber;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-
-/// A disc that is being served, for another process to open.
-#[derive(Debug)]
-pub struct LentDisc {
-    /// What is known of it.
-    pub facts: LentFacts,
-    /// Its file, with the lock.
-    pub data: OwnedFd,
-    /// Its listening socket.
-    pub listener: TcpListener,
-}
-
-/// What is known of a disc that is being served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LentFacts {
-    /// Its number.
-    pub number: DiscNumber,
-    /// Another one each time the disc is opened: what is carried later must be of the file that was lent.
-    pub incarnation: u64,
-    /// The size that clients were told, in bytes.
-    pub size_bytes: u64,
-    /// What it has done; left out when that is nothing. Numbers that another version counts in another way begin again.
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_default")]
-    pub counters: DiscCounters,
-}
 
 /// A frozen disc that was lent before.
 #[derive(Debug)]
 pub struct CarriedDisc {
     /// What is known of it.
     pub facts: DiscFacts,
-    /// Its clients.
+    /// Clients that were lent and of which there is nothing to say: what they were called then.
+    pub kept: Vec<u64>,
+    /// Its other clients.
     pub clients: Vec<CarriedClient>,
 }
 
@@ -137,31 +114,6 @@ pub struct Suspended {
     pub error: Option<Error>,
 }
 
-/// A disc that another process has lent, for [`Shards::borrow_all`](super::Shards::borrow_all).
-#[derive(Debug)]
-pub struct Borrowed {
-    /// As for a disc of our own.
-    pub disc: OpenDisc,
-    /// What it has done.
-    pub counters: DiscCounters,
-}
-
-impl LentFacts {
-    /// True when what is carried is of the disc that was lent, and as large.
-    pub fn is_of(&self, carried: &DiscFacts) -> bool {
-        (self.number, self.incarnation, self.size_bytes) == (carried.number, carried.incarnation, carried.size_bytes)
-    }
-}
-
-fn or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DiscCounters, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).unwrap_or_default())
-}
-
-fn is_default(counters: &DiscCounters) -> bool {
-    *counters == DiscCounters::default()
-}
-
 impl Shard {
     /// Closes the clients that cannot be carried, once what they have asked for is answered. Returns how many are left.
     pub(super) fn drain_uncarried(&mut self) -> usize {
@@ -171,11 +123,6 @@ impl Shard {
             self.drain(*token);
         }
         uncarried.len()
-    }
-
-    /// Copies what another process needs to open the discs, which go on.
-    pub(super) fn lend_all(&mut self) -> Result<Vec<LentDisc>, ShardError> {
-        self.discs.iter().map(|(token, disc)| lend(token, disc)).collect()
     }
 
     /// Copies all discs, which are frozen and were lent.
@@ -198,10 +145,14 @@ impl Shard {
             sync_failed: disc.barrier.failed().is_some(),
             counters: Some(disc.counters),
         };
-        let mut clients = Vec::new();
+        let (mut kept, mut clients) = (Vec::new(), Vec::new());
         let access = disc.access.clone();
         for id in disc.connections.clone() {
             let Some(connection) = self.connections.get(id) else { continue };
+            if let Some(key) = connection.lent.filter(|_| connection.is_at_rest()) {
+                kept.push(key);
+                continue;
+            }
             let stranger = connection.grant.is_none() && !access.knows(connection.peer);
             let in_clear = connection.transport == Transport::Clear;
             if !stranger
@@ -211,7 +162,7 @@ impl Shard {
                 clients.push(self.carry_client(token, id).map_err(os("cannot copy the state of a client"))?);
             }
         }
-        Ok(CarriedDisc { facts, clients })
+        Ok(CarriedDisc { facts, kept, clients })
     }
 
     fn carry_client(&mut self, disc: Token, id: Token) -> std::io::Result<CarriedClient> {
@@ -254,18 +205,6 @@ impl Shard {
         its.map(|transfer| Suspended::of(transfer, transfer.done)).collect()
     }
 
-    /// Opens discs that another process serves. They are frozen until they are inherited and thawed. All of them or, with
-    /// an error, some: then the process is to end.
-    pub(super) fn borrow_all(&mut self, discs: Vec<Borrowed>) -> Result<(), ShardError> {
-        for Borrowed { disc, counters } in discs {
-            let token = self.open(disc, State::Frozen)?;
-            if let Some(disc) = self.discs.get_mut(token) {
-                disc.counters = counters;
-            }
-        }
-        Ok(())
-    }
-
     /// Takes in what borrowed discs have become, and their clients. All of them or, with an error, some: then the process
     /// is to end.
     pub(super) fn inherit_all(&mut self, discs: Vec<CarriedDisc>) -> Result<(), ShardError> {
@@ -273,7 +212,7 @@ impl Shard {
     }
 
     fn inherit(&mut self, carried: CarriedDisc) -> Result<(), ShardError> {
-        let CarriedDisc { facts: DiscFacts { number, size_bytes, sync_failed, counters, .. }, clients } = carried;
+        let CarriedDisc { facts: DiscFacts { number, size_bytes, sync_failed, counters, .. }, kept, clients } = carried;
         let token = self.find(number)?;
         let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
         if !matches!(disc.state, State::Frozen) || disc.size.bytes() != size_bytes {
@@ -285,7 +224,8 @@ impl Shard {
         }
         // From here on nobody else reads and writes it.
         disc.set_mode();
-        if clients.len() > CONNECTIONS_PER_DISC_MAX + NEGOTIATING_PER_DISC_MAX {
+        self.keep_clients(number, token, &kept)?;
+        if kept.len() + clients.len() > CONNECTIONS_PER_DISC_MAX + NEGOTIATING_PER_DISC_MAX {
             return Err(ShardError::Full { number, limit: "CONNECTIONS_PER_DISC_MAX" });
         }
         clients.into_iter().try_for_each(|client| self.inherit_client(number, token, client))
@@ -354,19 +294,6 @@ impl Shard {
         }
         Ok(id)
     }
-}
-
-fn lend(token: Token, disc: &Disc) -> Result<LentDisc, ShardError> {
-    let number = disc.number;
-    let os = |what| move |source| ShardError::Os { number, what, source };
-    let (State::Serving, Some(listener)) = (&disc.state, &disc.listener) else {
-        return Err(ShardError::Busy(number));
-    };
-    let data = disc.data.try_clone().map_err(os("cannot copy the descriptor of its data"))?;
-    let listener = listener.try_clone().map_err(os("cannot copy its listener"))?.into();
-    let size_bytes = disc.size.bytes();
-    let facts = LentFacts { number, incarnation: token.to_u64(), size_bytes, counters: disc.counters };
-    Ok(LentDisc { facts, data, listener })
 }
 
 impl Suspended {

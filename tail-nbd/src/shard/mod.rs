@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod freeze;
 mod handle;
+mod lend;
 mod linger;
 mod orders;
 mod owner;
@@ -46,8 +47,9 @@ mod transmit;
 
 pub use access::{Access, Grant, Refusal};
 pub use braking::Braked;
-pub use carry::{Borrowed, CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts, Suspended};
+pub use carry::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, Suspended};
 pub(crate) use clients::{configure, never_pace};
 pub use error::{ShardError, StartError};
 pub use handle::{Adopted, ClientStatus, DiscStatus, OpenDisc, Patience, ShardConfig, ShardEvent, ShardStatus, Shards};
+pub use lend::{Borrowed, LentClient, LentClientFacts, LentDisc, LentFacts};
 pub use tracking::Taken;

@@ -1,8 +1,9 @@
 //! What two processes ask of their shards when one takes over from the other.
 
-use super::carry::{Borrowed, CarriedDisc, LentDisc};
+use super::carry::CarriedDisc;
 use super::error::ShardError;
 use super::handle::Shards;
+use super::lend::{Borrowed, LentDisc};
 use crate::mailbox::Letter;
 use spine::id::DiscNumber;
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ impl Shards {
         left_count
     }
 
-    /// Copies what another process needs to open the discs, which go on. Until they are carried, or the other process is
+    /// Copies what another process needs to open the discs and to know their clients, which go on. Until they are carried, or the other process is
     /// gone, none may be opened, closed or resized.
     ///
     /// # Errors
@@ -31,7 +32,7 @@ impl Shards {
         self.collect(Letter::LendAll).await
     }
 
-    /// Copies what has become of all discs, which are frozen and were lent, with their clients. They stay as they are.
+    /// Copies what has become of all discs, which are frozen and were lent, and of their clients. They stay as they are.
     ///
     /// # Errors
     /// When a disc is not frozen, or a descriptor cannot be copied.

@@ -185,7 +185,7 @@ async fn rule26_a_borrowed_disc_is_left_as_it_is_until_it_is_inherited() {
     };
     let config = ShardConfig { shards_count: Some(1), ..ShardConfig::default() };
     let (shards, _events) = Shards::start(config).unwrap();
-    shards.borrow_all(vec![Borrowed { disc, counters: DiscCounters::default() }]).await.unwrap();
+    shards.borrow_all(vec![Borrowed { disc, counters: DiscCounters::default(), clients: vec![] }]).await.unwrap();
     assert!(is_direct(), "whoever serves it reads and writes whole blocks");
     let facts = |size_bytes| DiscFacts {
         number: DiscNumber(1),
@@ -194,10 +194,12 @@ async fn rule26_a_borrowed_disc_is_left_as_it_is_until_it_is_inherited() {
         sync_failed: true,
         counters: Some(DiscCounters { reads_count: 3, ..DiscCounters::default() }),
     };
-    let other_size = CarriedDisc { facts: facts(2 << 20), clients: vec![] };
-    assert!(matches!(shards.inherit(vec![other_size]).await, Err(ShardError::Unsound(_))));
+    let carried = |size_bytes| CarriedDisc { facts: facts(size_bytes), kept: vec![], clients: vec![] };
+    assert!(matches!(shards.inherit(vec![carried(2 << 20)]).await, Err(ShardError::Unsound(_))));
     assert!(is_direct());
-    shards.inherit(vec![CarriedDisc { facts: facts(1 << 20), clients: vec![] }]).await.unwrap();
+    let unknown = CarriedDisc { kept: vec![7], ..carried(1 << 20) };
+    assert!(matches!(shards.inherit(vec![unknown]).await, Err(ShardError::Unsound(_))), "nobody was lent");
+    shards.inherit(vec![carried(1 << 20)]).await.unwrap();
     assert!(!is_direct());
     let status = &shards.status().await[0].discs[0];
     assert!(status.sync_failed && status.counters.reads_count == 3, "{status:?}");

@@ -99,13 +99,13 @@ impl Store {
         let mut sidecars: BTreeMap<DiscNumber, Sidecar> =
             scan.sidecars.into_iter().map(|sidecar| (sidecar.record().number, sidecar)).collect();
         let (mut discs, mut borrowed) = (BTreeMap::new(), Vec::with_capacity(lent.len()));
-        for LentDisc { facts, data, listener } in lent {
+        for LentDisc { facts, data, listener, clients } in lent {
             let differs = |reason: String| InheritError::Differs { number: facts.number, reason };
             let unknown = || differs("it is being served, and this program cannot use its sidecar".to_owned());
             let sidecar = sidecars.remove(&facts.number).ok_or_else(unknown)?;
             let held = Held { sidecar, data: Some(data.into()), phase: Phase::Serving, panics_count: 0 };
             let disc = self.compare(&held, &facts, listener).map_err(differs)?;
-            borrowed.push(Borrowed { disc, counters: facts.counters });
+            borrowed.push(Borrowed { disc, counters: facts.counters, clients });
             discs.insert(facts.number, Lent { facts, flush_failed: held.record().flush_failed });
             self.insert(Arc::new(Disc::new(held)));
         }
@@ -205,7 +205,7 @@ mod tests {
 
     fn carried(number: u64, incarnation: u64, size_bytes: u64, sync_failed: bool) -> CarriedDisc {
         let facts = DiscFacts { number: DiscNumber(number), incarnation, size_bytes, sync_failed, counters: None };
-        CarriedDisc { facts, clients: vec![] }
+        CarriedDisc { facts, kept: vec![], clients: vec![] }
     }
 
     #[test]

@@ -4,10 +4,15 @@ use super::state::{read, read_lent, write, write_lent};
 use crate::{
     buffer::Pool,
     disc::mode::IoMode,
+    geometry::DiscSize,
     limits::PIECE_BUFFER_BYTES,
     mailbox::Letter,
     memory::WHOLE_BYTES,
-    shard::{Access, Borrowed, CarriedDisc, OpenDisc, Patience, ShardError, engine::Engine},
+    nbd::{negotiation::Agreement, offer::Style},
+    shard::{
+        Access, Borrowed, CarriedDisc, Grant, LentClient, LentClientFacts, OpenDisc, Patience, ShardError,
+        engine::Engine,
+    },
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::{
@@ -20,6 +25,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Who has a right to the discs.
 const FRIEND: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Clients of each disc that were lent. They are called 1, 2, and so on.
+const LENT_COUNT: u64 = 2;
 
 thread_local! {
     // Leaked by whoever makes it, so it is made once.
@@ -49,7 +57,8 @@ pub fn fuzz_state(bytes: &[u8]) {
     take_over(discs);
 }
 
-fn take_over(discs: Vec<CarriedDisc>) {
+/// True when all fits together.
+fn take_over(discs: Vec<CarriedDisc>) -> bool {
     let (events, _said) = mpsc::channel(1);
     let mut engine = Engine::new(events, Patience::default(), POOL.with(Pool::clone));
     let sizes: BTreeMap<_, _> = discs.iter().map(|disc| (disc.facts.number, disc.facts.size_bytes)).collect();
@@ -65,6 +74,7 @@ fn take_over(discs: Vec<CarriedDisc>) {
             sync_failed: false,
         },
         counters: Default::default(),
+        clients: (1..=LENT_COUNT).filter_map(|key| lent(key, size_bytes)).collect(),
     });
     let borrowed = borrowed.collect();
     let taken = ask(&mut engine, |reply| Letter::BorrowAll(borrowed, reply))
@@ -79,6 +89,14 @@ fn take_over(discs: Vec<CarriedDisc>) {
         engine.deliver(Letter::Status(reply));
         assert!(status.try_recv().is_ok_and(|status| status.discs.iter().all(|disc| !disc.panicked)));
     }
+    taken.is_ok()
+}
+
+fn lent(key: u64, size_bytes: u64) -> Option<LentClient> {
+    let size = DiscSize::from_bytes(size_bytes)?;
+    let agreement = Agreement { size, style: Style::Structured, allocation: true, read_only: false };
+    let facts = LentClientFacts { key, peer: FRIEND, grant: Grant::Listed(FRIEND), agreement };
+    Some(LentClient { facts, socket: memory().into() })
 }
 
 fn ask(
@@ -106,7 +124,7 @@ mod tests {
     fn the_fuzzers_seed_is_taken_over() {
         let discs = read(&SEED[1..], (0..SEED[0]).map(|_| OwnedFd::from(memory()))).unwrap();
         assert_eq!(discs.iter().map(|disc| disc.clients.len()).collect::<Vec<_>>(), [2, 0]);
-        take_over(discs);
+        assert!(take_over(discs));
     }
 
     proptest! {

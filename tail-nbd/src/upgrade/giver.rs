@@ -316,7 +316,7 @@ pub async fn hand_over(heir: Heir, shards: &Shards) -> Result<Report, UpgradeErr
     tracing::info!(frozen_us, copied_us, pause_us, "the discs stood still, were copied, and went on elsewhere or here");
     match given {
         Ok(()) => {
-            let clients_count = discs.iter().map(|disc| disc.clients.len()).sum();
+            let clients_count = discs.iter().map(|disc| disc.kept.len() + disc.clients.len()).sum();
             let pause_us = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
             // It must not be ended now.
             std::mem::forget(successor);

@@ -9,7 +9,7 @@
 //!                                     ──────────── lent ────────────▶ reads all sidecars, opens the discs frozen,
 //!                                     ◀─────────── prepared ─────────  from the descriptors
 //!                 ┌──── freezes all discs
-//!          clients│                   ──────────── state ───────────▶ takes the clients in, and what has changed
+//!          clients│                   ──────────── state ───────────▶ takes in what has changed
 //!           wait  │                   ◀─────────── serving ──────────
 //!                 └────                                               thaws them
 //!        ◀── "47 discs" exits; nothing is shut down, no address goes  addresses, brain, control socket, metrics
@@ -28,9 +28,10 @@
 //! | the taker is killed after it | nobody, as whenever a server is killed |
 //! | `serving` came after the giver's patience, and the taker is killed already | nobody: the giver ends with an error |
 //!
-//! **The wait does not depend on the number of discs**, but on that of their clients: files, listeners and counters are lent
-//! while the old process serves. What is carried in the end is checked against that: a disc that is not the same any more,
-//! or not there, or as large, is refused with everything else.
+//! **The wait hardly depends on the number of discs and clients**, but on that of requests under way: files, listeners, counters
+//! and the sockets of clients are lent while the old process serves, and of what has not changed since only a number is said.
+//! That is checked against what was lent: a disc that is not the same any more, or not there, or as large, or a client that was
+//! not lent, is refused with everything else.
 //!
 //! The lock of the state directory and those of the data files are the same open file descriptions in both, so no third
 //! process gets in between (safety rule 10), and what was acknowledged is in the files before they change hands.
@@ -56,10 +57,11 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The form of what is handed over. A taker that does not know it says so, and the giver serves on.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
-/// How long the new program may take until it is ready: rings, pools, and the loading of a program on a busy machine.
-pub const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the new program may take until it is ready: rings, pools, and the loading of a program on a busy machine, whose
+/// disks may be slow as well. Nobody waits for it.
+pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long it may take to read the sidecars of all discs, and to open them. Nobody waits for it but the brain.
 pub const PREPARED_DEADLINE: Duration = Duration::from_secs(60);

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!   while they are served:
-//!   {…}⏎                                                  a disc; descriptors: its file, its listener
+//!   {"facts":{…},"clients_count":1}⏎                      a disc; descriptors: its file, its listener
+//!   {…}⏎                                                  a client; descriptor: its socket
 //!
 //!   when they are frozen:
-//!   {"facts":{…},"counted":true,"clients_count":2}⏎       a disc
+//!   {"facts":{…},"counted":true,"kept":[7],…}⏎            a disc, and those of its clients that are as they were
 //!   {…}⏎                                                  what it has done, if that is another thing than when it was lent
-//!   {"facts":{…},"input_bytes":28,"output_bytes":0}⏎…     a client, and the bytes; descriptor: its socket
+//!   {"facts":{…},"input_bytes":28,"output_bytes":0}⏎…     another client, and the bytes; descriptor: its socket
 //! ```
 //!
 //! Lines of JSON, because the two sides are different versions: an attribute that one does not know is left out or has its
 //! default. What clients have sent or are to be sent follows as it is. Descriptors are in the order in which they are
 //! mentioned. Whatever does not fit together is refused as a whole.
 
-use crate::shard::{CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentDisc, LentFacts};
+use crate::shard::{
+    CarriedClient, CarriedDisc, ClientFacts, DiscFacts, LentClient, LentClientFacts, LentDisc, LentFacts,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Write},
@@ -50,12 +53,20 @@ pub enum StateError {
 }
 
 #[derive(Serialize, Deserialize)]
+struct LentLine {
+    facts: LentFacts,
+    clients_count: usize,
+}
+
+#[derive(Serialize, Deserialize)]
 struct DiscLine {
     facts: DiscFacts,
     /// What it has done is in the next line: apart, because numbers that are not understood are no reason to refuse, and
     /// it takes long to find that out in the midst of a line.
     #[serde(default)]
     counted: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<u64>,
     clients_count: usize,
 }
 
@@ -71,12 +82,19 @@ struct ClientLine {
 /// # Errors
 /// What `out` says.
 pub fn write_lent(discs: &[LentDisc], out: &mut impl Write) -> io::Result<()> {
-    discs.iter().try_for_each(|disc| write_line(out, &disc.facts))
+    for disc in discs {
+        write_line(out, &LentLine { facts: disc.facts.clone(), clients_count: disc.clients.len() })?;
+        disc.clients.iter().try_for_each(|client| write_line(out, &client.facts))?;
+    }
+    Ok(())
 }
 
 /// The descriptors of discs that are lent, in the order of [`write_lent()`].
 pub fn lent_descriptors(discs: &[LentDisc]) -> impl Iterator<Item = BorrowedFd<'_>> {
-    discs.iter().flat_map(|disc| [disc.data.as_fd(), disc.listener.as_fd()])
+    discs.iter().flat_map(|disc| {
+        let clients = disc.clients.iter().map(|client| client.socket.as_fd());
+        [disc.data.as_fd(), disc.listener.as_fd()].into_iter().chain(clients)
+    })
 }
 
 /// The discs from what [`write_lent()`] and [`lent_descriptors`] gave.
@@ -90,10 +108,15 @@ pub fn read_lent(
     let mut descriptors = descriptors.into_iter();
     let mut discs = Vec::new();
     while !bytes.is_empty() {
-        let facts: LentFacts = read_line(&mut bytes)?;
+        let LentLine { facts, clients_count } = read_line(&mut bytes)?;
         let data = descriptors.next().ok_or(StateError::Short)?;
         let listener = descriptors.next().ok_or(StateError::Short)?.into();
-        discs.push(LentDisc { facts, data, listener });
+        let mut clients = Vec::new();
+        for _ in 0..clients_count {
+            let facts: LentClientFacts = read_line(&mut bytes)?;
+            clients.push(LentClient { facts, socket: descriptors.next().ok_or(StateError::Short)? });
+        }
+        discs.push(LentDisc { facts, data, listener, clients });
     }
     nothing_left(descriptors).map(|()| discs)
 }
@@ -112,7 +135,8 @@ fn nothing_left(descriptors: impl Iterator<Item = OwnedFd>) -> Result<(), StateE
 pub fn write(discs: &[CarriedDisc], out: &mut impl Write) -> io::Result<()> {
     for disc in discs {
         let counted = disc.facts.counters.is_some();
-        write_line(out, &DiscLine { facts: disc.facts.clone(), counted, clients_count: disc.clients.len() })?;
+        let (facts, kept, clients_count) = (disc.facts.clone(), disc.kept.clone(), disc.clients.len());
+        write_line(out, &DiscLine { facts, counted, kept, clients_count })?;
         if let Some(counters) = &disc.facts.counters {
             write_line(out, counters)?;
         }
@@ -144,7 +168,7 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
     let mut descriptors = descriptors.into_iter();
     let mut discs = Vec::new();
     while !bytes.is_empty() {
-        let DiscLine { mut facts, counted, clients_count } = read_line(&mut bytes)?;
+        let DiscLine { mut facts, counted, kept, clients_count } = read_line(&mut bytes)?;
         if counted {
             facts.counters = Some(serde_json::from_slice(take_line(&mut bytes)?).unwrap_or_default());
         }
@@ -155,7 +179,7 @@ pub fn read(mut bytes: &[u8], descriptors: impl IntoIterator<Item = OwnedFd>) ->
             let (input, output) = (take(&mut bytes, input_bytes)?, take(&mut bytes, output_bytes)?);
             clients.push(CarriedClient { facts, socket, input, output });
         }
-        discs.push(CarriedDisc { facts, clients });
+        discs.push(CarriedDisc { facts, kept, clients });
     }
     nothing_left(descriptors).map(|()| discs)
 }
@@ -180,10 +204,12 @@ fn take(bytes: &mut &[u8], count: usize) -> Result<Vec<u8>, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::geometry::DiscSize;
     use crate::metrics::DiscCounters;
-    use crate::nbd::offer::Tls;
+    use crate::nbd::negotiation::Agreement;
+    use crate::nbd::offer::{Style, Tls};
     use crate::nbd::{request::Header, server::Server};
-    use crate::shard::Suspended;
+    use crate::shard::{Grant, Suspended};
     use proptest::prelude::*;
     use spine::id::DiscNumber;
     use std::net::{Ipv4Addr, TcpListener};
@@ -203,7 +229,19 @@ mod tests {
             facts: LentFacts { number: DiscNumber(number), incarnation: 3, size_bytes: 1 << 40, counters },
             data: descriptor(),
             listener: TcpListener::from(descriptor()),
+            clients: (1..number).map(lent_client).collect(),
         }
+    }
+
+    fn lent_client(key: u64) -> LentClient {
+        let peer = Ipv4Addr::LOCALHOST.into();
+        let agreement = Agreement {
+            size: DiscSize::from_bytes(1 << 40).unwrap(),
+            style: Style::Structured,
+            allocation: true,
+            read_only: false,
+        };
+        LentClient { facts: LentClientFacts { key, peer, grant: Grant::Listed(peer), agreement }, socket: descriptor() }
     }
 
     fn disc(number: u64, clients: &[(&[u8], &[u8])]) -> CarriedDisc {
@@ -226,6 +264,7 @@ mod tests {
         let counters = Some(counters());
         CarriedDisc {
             facts: DiscFacts { number, incarnation: 3, size_bytes: 1 << 40, sync_failed: true, counters },
+            kept: (0..number.0 - 1).collect(),
             clients: clients.iter().map(client).collect(),
         }
     }
@@ -261,12 +300,13 @@ mod tests {
         assert_eq!(bytes(&read), bytes(&discs));
         assert_eq!(inodes(descriptors(&read)), inodes(descriptors(&discs)));
         assert_eq!(
-            (read[1].facts.counters, read[1].clients[1].output.as_slice()),
-            (discs[1].facts.counters, &b"\n\n}"[..])
+            (read[1].facts.counters, read[1].kept.as_slice(), read[1].clients[1].output.as_slice()),
+            (discs[1].facts.counters, &[0][..], &b"\n\n}"[..])
         );
         let discs = [lent(1, counters()), lent(2, DiscCounters::default())];
         let read = read_lent(&lent_bytes(&discs), copies(lent_descriptors(&discs))).unwrap();
         assert_eq!(read.iter().map(|disc| &disc.facts).collect::<Vec<_>>(), [&discs[0].facts, &discs[1].facts]);
+        assert_eq!((read[0].clients.len(), &read[1].clients[0].facts), (0, &discs[1].clients[0].facts));
         assert_eq!(inodes(lent_descriptors(&read)), inodes(lent_descriptors(&discs)));
     }
 
@@ -279,20 +319,20 @@ mod tests {
         }
         assert!(matches!(read(&whole, new_descriptors(0)), Err(StateError::Short)));
         assert!(matches!(read(&whole, new_descriptors(2)), Err(StateError::Descriptors(1))));
-        let whole = lent_bytes(&[lent(1, counters())]);
-        assert!(read_lent(&whole, new_descriptors(2)).is_ok());
+        let whole = lent_bytes(&[lent(2, counters())]);
+        assert!(read_lent(&whole, new_descriptors(3)).is_ok());
         for end in 1..whole.len() {
-            assert!(read_lent(&whole[..end], new_descriptors(2)).is_err(), "cut at {end}");
+            assert!(read_lent(&whole[..end], new_descriptors(3)).is_err(), "cut at {end}");
         }
-        assert!(matches!(read_lent(&whole, new_descriptors(1)), Err(StateError::Short)));
-        assert!(matches!(read_lent(&whole, new_descriptors(3)), Err(StateError::Descriptors(1))));
+        assert!(matches!(read_lent(&whole, new_descriptors(2)), Err(StateError::Short)));
+        assert!(matches!(read_lent(&whole, new_descriptors(4)), Err(StateError::Descriptors(1))));
     }
 
     #[test]
-    fn a_disc_that_nobody_uses_is_a_short_line_while_clients_wait() {
-        let mut idle = disc(u64::from(u32::MAX), &[]);
-        idle.facts.counters = None;
-        assert!(bytes(&[idle]).len() < 160);
+    fn a_disc_whose_client_rests_is_a_short_line_while_clients_wait() {
+        let mut idle = disc(1, &[]);
+        (idle.facts.number, idle.facts.counters, idle.kept) = (DiscNumber(u64::from(u32::MAX)), None, vec![u64::MAX]);
+        assert!(bytes(&[idle]).len() < 200);
     }
 
     #[test]

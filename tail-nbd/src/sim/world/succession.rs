@@ -6,7 +6,8 @@ use crate::shard::engine::Engine;
 use crate::shard::{Borrowed, CarriedDisc, LentDisc, OpenDisc, Patience, ShardError, ShardEvent};
 use crate::sim::network::LinkId;
 use crate::upgrade::state;
-use std::collections::BTreeSet;
+use spine::id::DiscNumber;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use tokio::sync::oneshot::error::TryRecvError;
@@ -19,6 +20,8 @@ pub(super) struct Upgrade {
     /// Who is to take over. It has the discs open, and does nothing with them.
     heir: Engine,
     events: mpsc::Receiver<ShardEvent>,
+    /// Whose connections it knows, by what they are called.
+    lent: BTreeMap<(DiscNumber, u64), LinkId>,
 }
 
 impl World {
@@ -37,9 +40,9 @@ impl World {
         let (sender, events) = mpsc::channel(1);
         let mut heir = Engine::new(sender, Patience::default(), self.pools.data.clone());
         let discs = self.lend();
-        self.borrow(&mut heir, discs);
+        let lent = self.borrow(&mut heir, discs);
         let (reply, frozen) = oneshot::channel();
-        self.upgrading = Some(Upgrade { frozen, heir, events });
+        self.upgrading = Some(Upgrade { frozen, heir, events, lent });
         Some(Letter::FreezeAll(reply))
     }
 
@@ -51,13 +54,13 @@ impl World {
             Ok(Ok(())) => {}
             other => return Err(format!("not all discs freeze: {other:?}")),
         }
-        let Some(Upgrade { mut heir, events, .. }) = self.upgrading.take() else { return Ok(()) };
+        let Some(Upgrade { mut heir, events, lent, .. }) = self.upgrading.take() else { return Ok(()) };
         if self.ring.in_flight_count() > 0 {
             return Err(format!("all is frozen, and in flight are {:?}", self.ring.describe()));
         }
         let discs = self.carry()?;
         self.upgrades_count += 1;
-        let carried = self.bequeath(&mut heir, discs)?;
+        let carried = self.bequeath(&mut heir, discs, &lent)?;
         if self.chance.one_in(3) {
             // It ends without having begun, and nobody may notice that it was there.
             heir.desert();
@@ -81,10 +84,13 @@ impl World {
         state::read_lent(&bytes, copies(state::lent_descriptors(&discs))).expect("it was just written")
     }
 
-    /// Has another engine open discs that are lent.
-    fn borrow(&mut self, heir: &mut Engine, discs: Vec<LentDisc>) {
-        let mut borrowed = Vec::new();
-        for LentDisc { facts, data, listener } in discs {
+    /// Has another engine open discs that are lent. Returns whose connections it knows.
+    fn borrow(&mut self, heir: &mut Engine, discs: Vec<LentDisc>) -> BTreeMap<(DiscNumber, u64), LinkId> {
+        let (mut borrowed, mut lent) = (Vec::new(), BTreeMap::new());
+        for LentDisc { facts, data, listener, clients } in discs {
+            for client in &clients {
+                lent.insert((facts.number, client.facts.key), self.network.rename(&client.socket));
+            }
             let disc = self.exports.iter().position(|export| export.number == facts.number).expect("it is ours");
             self.ring.name(&data, disc);
             self.ring.name(&listener, disc);
@@ -98,13 +104,14 @@ impl World {
                 own_address: IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1)),
                 sync_failed: false,
             };
-            borrowed.push(Borrowed { disc: open, counters: facts.counters });
+            borrowed.push(Borrowed { disc: open, counters: facts.counters, clients });
         }
         heir.begin(self.now());
         let (reply, mut answer) = oneshot::channel();
         heir.deliver(Letter::BorrowAll(borrowed, reply));
         heir.maintain(true);
         assert!(matches!(answer.try_recv(), Ok(Ok(()))) && heir.next_op().is_none(), "nothing is done with them");
+        lent
     }
 
     /// Asks the engine what it answers at once.
@@ -128,8 +135,14 @@ impl World {
     }
 
     /// Gives an engine what has become of the discs. Returns whose connections it has.
-    fn bequeath(&mut self, heir: &mut Engine, discs: Vec<CarriedDisc>) -> Result<BTreeSet<LinkId>, String> {
-        let mut carried = BTreeSet::new();
+    fn bequeath(
+        &mut self,
+        heir: &mut Engine,
+        discs: Vec<CarriedDisc>,
+        lent: &BTreeMap<(DiscNumber, u64), LinkId>,
+    ) -> Result<BTreeSet<LinkId>, String> {
+        let kept = discs.iter().flat_map(|disc| disc.kept.iter().map(|key| lent[&(disc.facts.number, *key)]));
+        let mut carried: BTreeSet<LinkId> = kept.collect();
         for client in discs.iter().flat_map(|disc| &disc.clients) {
             carried.insert(self.network.rename(&client.socket));
         }
