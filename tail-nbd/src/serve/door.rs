@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -79,12 +79,14 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Places>) {
         match accepted {
             Ok(client) => {
                 let door = door.clone();
-                let handshake = clients.spawn(async move {
-                    if let Err(error) = let_in(client, &door).await {
+                let handshake = Arc::new(());
+                let place = Arc::downgrade(&handshake);
+                let task = clients.spawn(async move {
+                    if let Err(error) = let_in(client, &door, handshake).await {
                         tracing::debug!(%error, "a client was not let in");
                     }
                 });
-                if places.take(handshake)
+                if places.take(Place { task, handshake: place })
                     && let Some(closed_count) = crush.handle_closed(Instant::now())
                 {
                     let at = &listener.place;
@@ -106,20 +108,27 @@ async fn accept(listener: Listener, mut door: Door, places: Arc<Places>) {
 }
 
 /// The handshakes under way, at all listeners. When there are too many, the one that has taken longest makes room: a
-/// handshake takes milliseconds, so that is somebody who is silent, and those who are not get in however many are.
+/// handshake takes milliseconds, so that is most likely somebody who is silent, and who is not gets in beside any number of them.
 #[derive(Debug, Default)]
 struct Places {
-    oldest_first: Mutex<VecDeque<AbortHandle>>,
+    oldest_first: Mutex<VecDeque<Place>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    task: AbortHandle,
+    /// The task has the other end as long as the handshake lasts.
+    handshake: Weak<()>,
 }
 
 impl Places {
     /// One more. True when another was closed for it.
-    fn take(&self, handshake: AbortHandle) -> bool {
+    fn take(&self, place: Place) -> bool {
         let mut places = self.oldest_first.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|other| !other.is_finished());
+        places.retain(|other| other.handshake.strong_count() > 0);
         let slowest = if places.len() >= NEGOTIATING_MAX { places.pop_front() } else { None };
-        places.push_back(handshake);
-        slowest.inspect(AbortHandle::abort).is_some()
+        places.push_back(place);
+        slowest.inspect(|slowest| slowest.task.abort()).is_some()
     }
 }
 
@@ -176,14 +185,15 @@ impl Client {
     }
 }
 
-/// The handshake of one client, and its move to a shard.
-async fn let_in(client: Client, door: &Door) -> io::Result<()> {
+/// The handshake of one client, at whose end it has its place no longer, and its move to a shard.
+async fn let_in(client: Client, door: &Door, place: Arc<()>) -> io::Result<()> {
     let peer = match &client {
         Client::Tcp(stream) => configure(stream)?,
         Client::Unix(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
     let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), negotiate(client, door));
     let Some(Agreed { client, transport, number, server }) = handshake.await?? else { return Ok(()) };
+    drop(place);
     let socket = client.into_socket()?;
     // The ring waits for it; a nonblocking socket would only answer EAGAIN.
     rustix::io::ioctl_fionbio(&socket, false)?;
