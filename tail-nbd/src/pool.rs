@@ -86,8 +86,7 @@ pub struct Found {
 }
 
 impl Pool {
-    /// Makes the pool's folders, durably, where they are missing. One that is there is not synced again, which could take long on
-    /// a busy disk: a journal keeps its order, so the first disc in it makes it as durable as itself.
+    /// Makes the pool's folders, durably, where they are missing.
     ///
     /// # Errors
     /// When they cannot be made, or sidecars would not be safe there.
@@ -118,6 +117,17 @@ impl Pool {
         }
         let PoolConfig { name, grade, io, note, .. } = config.clone();
         Ok(Self { name, grade, io, note, data_dir, sidecar_dir })
+    }
+
+    /// Makes durable that the folders are there: whoever made them may not have come to that. Blocks, on a busy disk for long.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sync(&self) -> Result<(), PoolError> {
+        [&self.data_dir, &self.sidecar_dir].into_iter().try_for_each(|path| {
+            let failed = |source| PoolError::Io { pool: self.name.clone(), verb: "sync", path: path.clone(), source };
+            sync_folder_of(path).map_err(failed)
+        })
     }
 
     /// Where the data of disc `number` is.

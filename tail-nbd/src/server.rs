@@ -136,6 +136,7 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), Serv
     descriptors::reserve(open_files_max);
     let seen = Seen::load(&config.state_dir)?;
     let foundation = Foundation::lay(&config)?;
+    foundation.pools.values().try_for_each(Pool::sync)?;
     let front = foundation.front.clone();
     let scan = Scan::read(&foundation.pools, config.storage_prefix)?;
     let (store, shard_events) = foundation.build(&config, &scan, std::future::ready(()))?;
