@@ -57,8 +57,8 @@ pub struct Connection {
     pub asked: Option<String>,
     /// A request that waits for a buffer.
     pub pending: Option<Request>,
-    /// When that had arrived.
-    pub pending_since: Instant,
+    /// When the bytes had arrived that are being looked at.
+    pub arrived: Instant,
     /// A write whose payload is arriving.
     pub landing: Option<Landing>,
     /// A receive is in the kernel.
@@ -83,7 +83,7 @@ pub struct Connection {
     pub send_deadline: Option<Instant>,
     /// Bytes of the batch that is being sent which it had taken when that was set.
     pub taken_bytes: u64,
-    /// Another process knows it by this name: one that it is lent to, or borrowed from.
+    /// What it is called by two processes, of which one has lent it to the other. Of no meaning when neither waits for the other.
     pub lent: Option<u64>,
     /// It is in the queue for buffers.
     pub queued: bool,
@@ -136,7 +136,7 @@ impl Connection {
             input: None,
             asked: None,
             pending: None,
-            pending_since: Instant::default(),
+            arrived: Instant::default(),
             landing: None,
             receiving: false,
             after_large: false,

@@ -241,7 +241,7 @@ impl Shard {
         let plan = Plan::of(&facts, disc).ok_or(ShardError::Unsound(number))?;
         let known = facts.grant.is_some() || disc.access.knows(facts.peer);
         let mut connection = Connection::adopted(token, Rc::new(socket), facts.peer, facts.server, facts.grant);
-        (connection.known, connection.held) = (known, true);
+        (connection.known, connection.held, connection.arrived) = (known, true, self.now);
         if facts.draining {
             connection.state = connection::State::Draining;
         }

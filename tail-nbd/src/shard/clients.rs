@@ -150,6 +150,7 @@ impl Shard {
             _ if at_end => self.cut(token),
             (Op::Receive { .. }, Some(buffer)) if connection.is_reading() => {
                 connection.input = Some(Input::new(buffer, count));
+                connection.arrived = self.now;
                 self.touch(token);
             }
             (Op::ReceiveInto { buffer, .. }, _) if connection.is_reading() => {
@@ -222,7 +223,6 @@ impl Shard {
         match event {
             Some(Event::Request(request)) => {
                 connection.pending = Some(request);
-                connection.pending_since = self.now;
             }
             Some(Event::ExportWanted(name)) => {
                 connection.asked = Some(name);
@@ -287,7 +287,7 @@ impl Shard {
             self.panic_on_request = None;
             panic!("a panic that a test ordered");
         }
-        let transfer = Transfer::new(token, disc, request, connection.pending_since);
+        let transfer = Transfer::new(token, disc, request, connection.arrived);
         if let Some(range) = transfer.range()
             && range.length() == 0
         {
@@ -297,7 +297,7 @@ impl Shard {
         }
         let looks_enough =
             matches!(request.command, Command::BlockStatus { .. }) && self.extents_count >= EXTENTS_PER_TURN_MAX;
-        if looks_enough || self.portion.is_enough() {
+        if looks_enough || self.portion.is_enough(token) {
             connection.pending = Some(request);
             self.wait_for_turn(token);
             return false;

@@ -111,6 +111,10 @@ impl Driver {
     fn wait(&mut self) -> io::Result<()> {
         let silent_since = std::time::Instant::now();
         self.engine.end(self.instant(silent_since));
+        if self.engine.is_hurried() {
+            self.linger.handle_part(self.engine.requests_count());
+            return self.ring.wait(Some(Duration::ZERO));
+        }
         if let Some(limit) = self.linger.limit()
             && self.engine.waits_for_clients_only()
         {

@@ -113,6 +113,11 @@ impl Engine {
         self.shard.wake_at()
     }
 
+    /// True when another turn is to follow at once.
+    pub fn is_hurried(&self) -> bool {
+        self.shard.hurried
+    }
+
     /// True when no request is being carried out.
     pub fn waits_for_clients_only(&self) -> bool {
         self.shard.transfers.is_empty()

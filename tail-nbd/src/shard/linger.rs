@@ -15,6 +15,8 @@ pub(super) struct Linger {
     silence_us: u64,
     /// The running mean of requests a turn, in eighths.
     requests_eighths: u64,
+    /// Requests of the last turns, between which there was no silence.
+    bunch_count: usize,
 }
 
 /// Longer silences count as this long, so that a shard learns quickly that it is busy again.
@@ -25,7 +27,7 @@ const BUNCH_EIGHTHS: u64 = 16;
 
 impl Default for Linger {
     fn default() -> Self {
-        Self { silence_us: SILENCE_US_MAX, requests_eighths: 0 }
+        Self { silence_us: SILENCE_US_MAX, requests_eighths: 0, bunch_count: 0 }
     }
 }
 
@@ -36,8 +38,14 @@ impl Linger {
         looks.then_some(Duration::from_micros(LINGER_US_MAX))
     }
 
+    /// A turn has started so many requests, and another follows at once: they are of one bunch.
+    pub(super) fn handle_part(&mut self, requests_count: usize) {
+        self.bunch_count = self.bunch_count.saturating_add(requests_count);
+    }
+
     /// A turn began after such a silence. The turn before had started so many requests.
     pub(super) fn handle_turn(&mut self, silence: Duration, requests_count: usize) {
+        let requests_count = requests_count.saturating_add(std::mem::take(&mut self.bunch_count));
         let silence_us = u64::try_from(silence.as_micros()).map_or(SILENCE_US_MAX, |us| us.min(SILENCE_US_MAX));
         self.silence_us = (7 * self.silence_us + silence_us) / 8;
         self.requests_eighths = self.requests_eighths * 7 / 8 + requests_count as u64;
@@ -64,6 +72,16 @@ mod tests {
         assert_eq!(after(lively().chain([(1_000_000, 0)])), None, "one long silence ends it");
         assert_eq!(after(std::iter::repeat_n((200, 1), 100)), None, "they would not come in time");
         assert_eq!(after(std::iter::repeat_n((20, 30), 100)), None, "bunches may grow");
+    }
+
+    #[test]
+    fn turns_that_follow_each_other_at_once_are_one_bunch() {
+        let mut linger = Linger::default();
+        for _ in 0..100 {
+            (0..7).for_each(|_| linger.handle_part(1));
+            linger.handle_turn(Duration::from_micros(20), 1);
+        }
+        assert_eq!(linger.limit(), None);
     }
 
     #[test]

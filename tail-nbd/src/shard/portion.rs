@@ -43,10 +43,11 @@ impl Portion {
         self.requests_count
     }
 
-    /// True when further requests have the next turn.
-    pub(super) fn is_enough(&self) -> bool {
+    /// True when further requests of this connection have the next turn. Those of others, which may have waited for memory
+    /// instead of receiving, never do.
+    pub(super) fn is_enough(&self, connection: Token) -> bool {
         let is_full = self.requests_count >= LONE_REQUESTS_PER_TURN || self.read_bytes >= LONE_READ_BYTES_PER_TURN;
-        is_full && self.receives_in_a_row >= LONE_RECEIVES_COUNT
+        is_full && self.last == Some(connection) && self.receives_in_a_row >= LONE_RECEIVES_COUNT
     }
 }
 
@@ -63,7 +64,7 @@ mod tests {
         receives.iter().for_each(|nth| portion.handle_received(tokens[*nth]));
         portion.begin();
         (0..requests_count).for_each(|_| portion.handle_started(read_bytes));
-        portion.is_enough()
+        portion.is_enough(tokens[0])
     }
 
     #[test]
@@ -72,6 +73,16 @@ mod tests {
         assert!(!is_enough(&[0; 9], LONE_REQUESTS_PER_TURN - 1, 4096));
         assert!(is_enough(&[0; 9], 1, LONE_READ_BYTES_PER_TURN), "large ones take as long as several");
         assert!(!is_enough(&[0; 9], 0, 0), "each turn does something");
+    }
+
+    #[test]
+    fn who_has_waited_beside_it_is_not_put_off() {
+        let mut slots = Slots::new(2);
+        let (lone, other) = (slots.insert(()).unwrap(), slots.insert(()).unwrap());
+        let mut portion = Portion::default();
+        (0..9).for_each(|_| portion.handle_received(lone));
+        portion.handle_started(LONE_READ_BYTES_PER_TURN);
+        assert!(portion.is_enough(lone) && !portion.is_enough(other));
     }
 
     #[test]
