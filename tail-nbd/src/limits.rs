@@ -105,8 +105,8 @@ pub const CONNECTIONS_MAX: usize = 131_072;
 /// Requests being worked on in one shard.
 pub const TRANSFERS_MAX: usize = 4096;
 
-/// Open files for which there is room from the start, at 8 bytes each in the kernel: a file, a listener and a client for each of
-/// 10,000 discs, and the same again while a new process takes them over.
+/// Open files for which there is room from the start, at 8 bytes each in the kernel: a file (twice), a listener and a client for
+/// each of some 9,000 discs, and all but one of them again while a new process takes them over.
 pub const OPEN_FILES_RESERVED: u64 = 1 << 16;
 
 /// Operations in the kernel: an accept for each disc, a receive and a send for each connection, one for

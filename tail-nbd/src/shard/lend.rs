@@ -3,8 +3,8 @@
 //! What is lent goes on being served, so copying it costs no client anything but a moment. Later, when the discs are frozen,
 //! what has not changed since is not said again ([`carry`](super::carry)): a client that waits for nothing is a number then.
 //!
-//! A client is lent when it was let in, and is what it agreed on and nothing more as soon as it rests: no request of it
-//! under way, none arrived in part, nothing left to send.
+//! All clients that were let in are lent. One that rests when the disc is frozen (no request of it is under way or has arrived in
+//! part, and nothing is left to send) is known by what it agreed on.
 
 use super::access::Grant;
 use super::carry::DiscFacts;
@@ -63,7 +63,7 @@ pub struct LentClient {
 /// What is known of a client whatever it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LentClientFacts {
-    /// What it is called later; no other client of the process that lends it ever is.
+    /// What it is called later, as no other client of its disc is.
     pub key: u64,
     /// Where it comes from.
     pub peer: IpAddr,
@@ -160,7 +160,9 @@ impl Shard {
     /// over anew. One that lost its right and was not told yet learns it by the end of this process's copy of its socket.
     pub(super) fn keep_clients(&mut self, number: DiscNumber, token: Token, kept: &[u64]) -> Result<(), ShardError> {
         let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
+        let keys_count = kept.len();
         let mut kept: BTreeSet<u64> = kept.iter().copied().collect();
+        let repeated = kept.len() < keys_count;
         for id in std::mem::take(&mut disc.connections) {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             let is_kept = connection.lent.take().is_some_and(|key| kept.remove(&key));
@@ -170,7 +172,7 @@ impl Shard {
                 self.connections.remove(id);
             }
         }
-        if kept.is_empty() { Ok(()) } else { Err(ShardError::Unsound(number)) }
+        if kept.is_empty() && !repeated { Ok(()) } else { Err(ShardError::Unsound(number)) }
     }
 }
 

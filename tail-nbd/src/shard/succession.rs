@@ -50,7 +50,7 @@ impl Shards {
         self.ask_all(|reply| Letter::BorrowAll(of_shards.next().unwrap_or_default(), reply)).await
     }
 
-    /// Takes over from the other process what has become of borrowed discs, and their clients: all of that waits for
+    /// Takes over from the other process what has become of borrowed discs and of their clients: all of that waits for
     /// [`Shards::thaw_all`]. A client that the access of its disc does not grant any more is closed.
     ///
     /// # Errors

@@ -450,13 +450,11 @@ impl World {
         if self.chance.one_in(self.plan.storm) {
             self.network.cut_all();
         }
-        if self.upgrading.is_some() {
-            return Ok(letters);
+        if self.upgrading.is_none() && self.chance.one_in(self.plan.upgrade) {
+            self.begin_upgrade();
         }
-        if self.chance.one_in(self.plan.upgrade)
-            && let Some(letter) = self.begin_upgrade()
-        {
-            return Ok(vec![letter]);
+        if self.upgrading.is_some() {
+            return Ok(self.freeze_for_upgrade().into_iter().collect());
         }
         if self.chance.one_in(self.plan.panic) && !self.exports.iter().any(|export| export.doomed) {
             let disc = self.chance.below(self.exports.len() as u64) as usize;

@@ -96,7 +96,7 @@ pub struct Successor {
     channel: Channel,
 }
 
-/// A process that has opened the discs, and waits for their clients.
+/// A process that has opened the discs, and waits for what has become of them.
 #[derive(Debug)]
 pub struct Heir {
     successor: Successor,
@@ -279,7 +279,7 @@ impl Successor {
     }
 }
 
-/// Who is not wanted any more is ended, without a look at what it had to say: it was given no client.
+/// Who is not wanted any more is ended, without a look at what it had to say: it was not told to serve anybody.
 impl Drop for Successor {
     fn drop(&mut self) {
         self.kill();

@@ -90,9 +90,9 @@ pub const SERVING_DEADLINE: Duration = Duration::from_secs(2);
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GiverSaid {
     /// No record changes any more: read them, and open the discs. Descriptors: what is known of the discs, the lock of the
-    /// state directory, perhaps a listener for metrics, and those of the discs. Further messages bring the rest of them.
+    /// state directory, perhaps a listener for metrics, and those of the discs and their clients. Further messages bring the rest of them.
     Lent(state::Contents),
-    /// What the discs have become. Descriptors: the state, and those of the clients.
+    /// What the discs have become. Descriptors: the state, and those of clients that are not as they were.
     State(state::Contents),
     /// More descriptors.
     Descriptors,

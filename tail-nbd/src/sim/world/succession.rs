@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// One process is to follow another.
 pub(super) struct Upgrade {
-    /// All discs are being frozen.
-    frozen: Answer,
+    /// All discs are being frozen, once that is ordered.
+    frozen: Option<Answer>,
     /// Who is to take over. It has the discs open, and does nothing with them.
     heir: Engine,
     events: mpsc::Receiver<ShardEvent>,
@@ -25,8 +25,8 @@ pub(super) struct Upgrade {
 }
 
 impl World {
-    /// Has another engine open all discs, and has all discs freeze, when nobody changes anything.
-    pub(super) fn begin_upgrade(&mut self) -> Option<Letter> {
+    /// Has another engine open all discs, when nobody changes anything. Their clients go on.
+    pub(super) fn begin_upgrade(&mut self) {
         let is_quiet = self.exports.iter().all(|export| {
             matches!(export.standing, Standing::Serving)
                 && !export.doomed
@@ -35,21 +35,30 @@ impl World {
                 && export.withdrawals.is_empty()
         });
         if !is_quiet || self.upgrading.is_some() {
-            return None;
+            return;
         }
         let (sender, events) = mpsc::channel(1);
         let mut heir = Engine::new(sender, Patience::default(), self.pools.data.clone());
         let discs = self.lend();
         let lent = self.borrow(&mut heir, discs);
+        self.upgrading = Some(Upgrade { frozen: None, heir, events, lent });
+    }
+
+    /// Has all discs freeze, some time after another engine has opened them.
+    pub(super) fn freeze_for_upgrade(&mut self) -> Option<Letter> {
+        let upgrade = self.upgrading.as_mut().filter(|upgrade| upgrade.frozen.is_none())?;
+        if !self.chance.one_in(20) {
+            return None;
+        }
         let (reply, frozen) = oneshot::channel();
-        self.upgrading = Some(Upgrade { frozen, heir, events, lent });
+        upgrade.frozen = Some(frozen);
         Some(Letter::FreezeAll(reply))
     }
 
     /// Once they are frozen: another engine takes them over, or fails to.
     pub(super) fn go_on_with_upgrade(&mut self) -> Result<(), String> {
-        let Some(upgrade) = &mut self.upgrading else { return Ok(()) };
-        match upgrade.frozen.try_recv() {
+        let Some(frozen) = self.upgrading.as_mut().and_then(|upgrade| upgrade.frozen.as_mut()) else { return Ok(()) };
+        match frozen.try_recv() {
             Err(TryRecvError::Empty) => return Ok(()),
             Ok(Ok(())) => {}
             other => return Err(format!("not all discs freeze: {other:?}")),
