@@ -73,13 +73,24 @@ impl Net {
         ["ip", "netns", "exec", &self.tail]
     }
 
-    /// Takes every disc's address off the tail's interface.
+    /// Takes every disc's address off the tail's interface, and leaves nothing of them, as after a reboot.
+    ///
+    /// The kernel remembers the multicast group of each for a while, to say again that it was left (RFC 3810, 6.1), and looks
+    /// through all that it remembers when an address is added: 4,000 took 92 s instead of some. MLD of version 1 has no such memory.
     ///
     /// # Errors
     /// When `ip` fails.
     pub fn flush_discs(&self) -> Result<()> {
+        self.set_mld_version("1")?;
         // Its rounds are bounded, and one round takes only some thousand.
-        ip(&["-n", &self.tail, "-6", "-loops", "1000", "addr", "flush", "dev", INTERFACE, "to", PREFIX])
+        ip(&["-n", &self.tail, "-6", "-loops", "1000", "addr", "flush", "dev", INTERFACE, "to", PREFIX])?;
+        self.set_mld_version("0")
+    }
+
+    /// The version of MLD on the tail's interface; 0 is the usual one.
+    fn set_mld_version(&self, version: &str) -> Result<()> {
+        let order = format!("echo {version} > /proc/sys/net/ipv6/conf/{INTERFACE}/force_mld_version");
+        ip(&["netns", "exec", &self.tail, "sh", "-c", &order])
     }
 }
 
