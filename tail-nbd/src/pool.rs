@@ -97,9 +97,11 @@ impl Pool {
             SidecarPlace::StateDir => state_dir.join("sidecars").join(config.name.as_str()),
         };
         for path in [&data_dir, &sidecar_dir] {
-            let make =
-                || if path.is_dir() { Ok(()) } else { fs::create_dir_all(path).and_then(|()| sync_folder_of(path)) };
-            make().map_err(|source| PoolError::Io {
+            if path.is_dir() {
+                continue;
+            }
+            let made = fs::create_dir_all(path).and_then(|()| sync_folder_of(path));
+            made.map_err(|source| PoolError::Io {
                 pool: config.name.clone(),
                 verb: "make the folder",
                 path: path.clone(),

@@ -19,7 +19,6 @@ use crate::nbd::server::Server;
 use crate::ring::slots::Token;
 use serde::{Deserialize, Serialize};
 use spine::id::DiscNumber;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -160,19 +159,18 @@ impl Shard {
     /// over anew. One that lost its right and was not told yet learns it by the end of this process's copy of its socket.
     pub(super) fn keep_clients(&mut self, number: DiscNumber, token: Token, kept: &[u64]) -> Result<(), ShardError> {
         let Some(disc) = self.discs.get_mut(token) else { return Err(ShardError::NotOpen(number)) };
-        let keys_count = kept.len();
-        let mut kept: BTreeSet<u64> = kept.iter().copied().collect();
-        let repeated = kept.len() < keys_count;
+        let mut found_count = 0;
         for id in std::mem::take(&mut disc.connections) {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            let is_kept = connection.lent.take().is_some_and(|key| kept.remove(&key));
+            let is_kept = connection.lent.take().is_some_and(|key| kept.contains(&key));
+            found_count += usize::from(is_kept);
             if is_kept && connection.grant.as_ref().is_some_and(|grant| disc.access.still_grants(grant)) {
                 disc.connections.push(id);
             } else {
                 self.connections.remove(id);
             }
         }
-        if kept.is_empty() && !repeated { Ok(()) } else { Err(ShardError::Unsound(number)) }
+        if found_count == kept.len() { Ok(()) } else { Err(ShardError::Unsound(number)) }
     }
 }
 
